@@ -1,0 +1,73 @@
+"""Build hook: compiles the launcher into the package; without a compiler the package still builds, interpreted.
+
+Run by hatchling for wheels and editable installs (pyproject.toml), and by hand: ``python scripts/build_launcher.py``.
+``CC`` names the compiler (default: the first of cc, gcc, clang).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src/launcher/launcher.c"
+TARGET = ROOT / "src/allgone/_linux/allgone-launch"
+FLAGS = [
+    "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror",
+    "-ffreestanding", "-nostdlib", "-static", "-fno-pic", "-no-pie", "-fno-stack-protector", "-fno-builtin",
+    "-fno-asynchronous-unwind-tables", "-fcf-protection=none",
+    "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,noseparate-code", "-s",
+]  # fmt: skip
+
+
+def compiler() -> list[str] | None:
+    """The command line of a C compiler, or None where there is none."""
+    if os.environ.get("CC") is not None:
+        return shlex.split(os.environ["CC"]) or None
+    return next(([path] for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+
+
+def build(target: Path = TARGET, cc: list[str] | None = None) -> bool:
+    """Compile the launcher to `target`; False (and no file) where that can't be done, with the reason on stderr."""
+    cc = cc or compiler()
+    target.unlink(missing_ok=True)
+    if cc is None:
+        print("allgone: no C compiler found; the slower interpreted launcher will be used", file=sys.stderr)
+        return False
+    flags = [flag for flag in FLAGS if "x86_64" in _machine(cc) or flag != "-fcf-protection=none"]
+    made = subprocess.run([*cc, *flags, "-o", str(target), str(SOURCE)], capture_output=True, text=True)
+    if made.returncode:
+        print(f"allgone: the interpreted launcher will be used, for this failed: {shlex.join(cc)}\n{made.stderr}",
+              file=sys.stderr)  # fmt: skip
+        return False
+    target.chmod(0o755)
+    return True
+
+
+def _machine(cc: list[str]) -> str:
+    return subprocess.run([*cc, "-dumpmachine"], capture_output=True, text=True).stdout
+
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ImportError:  # run by hand, outside a build
+    pass
+else:
+
+    class LauncherHook(BuildHookInterface):  # type: ignore[type-arg]  # its config type is hatchling's own affair
+        """Adds the launcher to a wheel, which is then py3-none-<platform>."""
+
+        def initialize(self, version: str, build_data: dict[str, object]) -> None:
+            if self.target_name == "wheel" and build():
+                build_data["pure_python"] = False
+                platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+                build_data["tag"] = f"py3-none-{platform}"
+
+
+if __name__ == "__main__":
+    sys.exit(0 if build() else 1)

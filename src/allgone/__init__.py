@@ -1,0 +1,94 @@
+"""allgone: start a process; when you stop it, all of it is gone.
+
+Layers; imports point down only (tests/unit/test_layers.py):
+
+    cli                     front ends: no kernel knowledge
+    _process, ready         what callers hold; the blocking driver; readiness probes
+    _backends               choose, cgroup, process_group: the one interface, its two implementations
+    _linux                  one module per kernel or system interface; no policy
+    _core                   values, protocols, decisions: no system call, no waiting
+    errors                  every exception
+
+Nothing is imported before it is used.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING without importing typing
+if TYPE_CHECKING:
+    from subprocess import DEVNULL as DEVNULL
+    from subprocess import PIPE as PIPE
+    from subprocess import STDOUT as STDOUT
+    from subprocess import CalledProcessError as CalledProcessError
+    from subprocess import TimeoutExpired as TimeoutExpired
+
+    from allgone._backends.cgroup import CgroupBackend as CgroupBackend
+    from allgone._backends.process_group import ProcessGroupBackend as ProcessGroupBackend
+    from allgone._core.containment import Backend as Backend
+    from allgone._core.containment import Guarantees as Guarantees
+    from allgone._core.policy import StopPolicy as StopPolicy
+    from allgone._core.report import Process as Process
+    from allgone._core.report import Report as Report
+    from allgone._core.report import Sent as Sent
+    from allgone._process.fixture import process_fixture as process_fixture
+    from allgone._process.group import Group as Group
+    from allgone._process.group import Group as group
+    from allgone._process.output import capture as capture
+    from allgone._process.popen import Popen as Popen
+    from allgone._process.run import CompletedProcess as CompletedProcess
+    from allgone._process.run import call as call
+    from allgone._process.run import check_call as check_call
+    from allgone._process.run import check_output as check_output
+    from allgone._process.run import run as run
+    from allgone.errors import AllgoneError as AllgoneError
+    from allgone.errors import BackendUnavailable as BackendUnavailable
+    from allgone.errors import EscapedProcessWarning as EscapedProcessWarning
+    from allgone.errors import ExitedBeforeReady as ExitedBeforeReady
+    from allgone.errors import NotReady as NotReady
+    from allgone.errors import PlacementFailed as PlacementFailed
+    from allgone.errors import Reason as Reason
+    from allgone.errors import StopTimeout as StopTimeout
+    from allgone.errors import Unsupported as Unsupported
+    from allgone.errors import WrongProcess as WrongProcess
+    from allgone.ready import http as http
+    from allgone.ready import log_line as log_line
+    from allgone.ready import path_exists as path_exists
+    from allgone.ready import tcp as tcp
+
+_WHERE = {
+    "subprocess": ("CalledProcessError", "DEVNULL", "PIPE", "STDOUT", "TimeoutExpired"),
+    "allgone._backends.cgroup": ("CgroupBackend",),
+    "allgone._backends.process_group": ("ProcessGroupBackend",),
+    "allgone._core.containment": ("Backend", "Guarantees"),
+    "allgone._core.policy": ("StopPolicy",),
+    "allgone._core.report": ("Process", "Report", "Sent"),
+    "allgone._process.fixture": ("process_fixture",),
+    "allgone._process.group": ("Group",),
+    "allgone._process.output": ("capture",),
+    "allgone._process.popen": ("Popen",),
+    "allgone._process.run": ("CompletedProcess", "call", "check_call", "check_output", "run"),
+    "allgone.errors": (
+        "AllgoneError", "BackendUnavailable", "EscapedProcessWarning", "ExitedBeforeReady", "NotReady",
+        "PlacementFailed", "Reason", "StopTimeout", "Unsupported", "WrongProcess",
+    ),
+    "allgone.ready": ("http", "log_line", "path_exists", "tcp"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _WHERE.items() for name in names}
+_ALIASES = {"group": "Group"}
+
+__all__ = sorted([*_HOME, *_ALIASES])  # noqa: PLE0605  # made from the one table above
+
+
+def __getattr__(name: str) -> object:
+    own_name = _ALIASES.get(name, name)
+    if own_name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOME[own_name]), own_name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

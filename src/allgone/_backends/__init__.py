@@ -1,0 +1,1 @@
+"""The two implementations of the one interface (`allgone._core.containment`), and the choice between them."""

@@ -1,0 +1,234 @@
+"""Containments that are cgroups: one directory per supervisor, in it one per containment."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from allgone._backends import cgroup_base
+from allgone._core.command import Command
+from allgone._core.containment import Guarantees
+from allgone._core.names import checked_name, made_up_name
+from allgone._linux import cgroupfs, launcher
+from allgone._linux.cgroupfs import Mount
+from allgone._linux.fds import above_stdio
+
+
+class CgroupContainment:
+    """A cgroup of our own: nothing leaves it by setsid() or a double fork, and cgroup.kill ends all of it."""
+
+    backend = "cgroup"
+    pins_leader = False
+
+    def __init__(self, name: str, folder: str, mount: Mount, forget: Callable[[str], None]) -> None:
+        self.name = name
+        self.owner = os.getpid()
+        self._folder = folder
+        self._mount = mount
+        self._forget = forget
+        self._gone = False
+        os.mkdir(folder)
+
+    @property
+    def guarantees(self) -> Guarantees:
+        return Guarantees(escape_proof=True, atomic_kill=cgroupfs.has_kill(self._folder))
+
+    @contextmanager
+    def command(
+        self,
+        argv: Sequence[object],
+        executable: object,
+        status: int | None,
+        *,
+        restore_signals: bool = True,
+        other_user: bool = False,
+        wait: int | None = None,
+    ) -> Iterator[Command]:
+        # Opened here, by us: the child writes to it with our rights, also after it changed its user.
+        procs = above_stdio(os.open(self._folder + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+        try:
+            with launcher.prefix(
+                status=status, procs=procs, wait=wait, restore_signals=restore_signals, other_user=other_user
+            ) as before:
+                yield Command(
+                    argv=launcher.with_command(before, executable, argv),
+                    executable=before.executable,
+                    pass_fds=before.pass_fds,
+                    start_new_session=False,
+                    enter=lambda: os.write(procs, b"0") and None,
+                )
+        finally:
+            os.close(procs)
+
+    def born(self, pid: int) -> None:
+        pass  # the kernel keeps the list
+
+    def nested(self, name: str) -> CgroupContainment:
+        folder = f"{self._folder}/{checked_name(name)}"
+        try:
+            return CgroupContainment(name, folder, self._mount, lambda _: None)
+        except FileExistsError:
+            raise ValueError(f"name {name!r} is in use: {folder} exists") from None
+
+    def where(self) -> str:
+        return self._folder
+
+    def members(self) -> frozenset[int]:
+        return frozenset(cgroupfs.all_procs(self._folder))
+
+    def escapees(self) -> frozenset[int]:
+        return frozenset()
+
+    def signal(self, signum: int) -> frozenset[int]:
+        reached: set[int] = set()
+        # Again for those that were forked meanwhile; a swarm that outruns this is what kill() is for.
+        for _ in range(8):
+            new = self.members() - reached
+            if not new:
+                break
+            for pid in new:
+                self._signal_one(pid, signum)
+            reached |= new
+        return frozenset(reached)
+
+    def _signal_one(self, pid: int, signum: int) -> None:
+        try:
+            cgroupfs.signal_member(self._folder, self._mount, pid, signum)
+        except PermissionError:
+            pass  # a setuid child of an unprivileged supervisor: cgroup.kill reaches it, single signals don't
+
+    def resume(self) -> None:
+        cgroupfs.thaw_all(self._folder)
+
+    def kill(self) -> None:
+        try:
+            cgroupfs.kill(self._folder)
+        except FileNotFoundError:
+            if os.path.isdir(self._folder):
+                self._freeze_and_kill()
+        except OSError as e:
+            if e.errno != errno.ENODEV:  # removed meanwhile
+                raise
+
+    def _freeze_and_kill(self) -> None:
+        """For kernels before 5.14: frozen tasks can't fork, and a frozen task dies of SIGKILL all the same."""
+        try:
+            cgroupfs.freeze(self._folder, True)
+            self.kill_each()
+        finally:
+            try:
+                cgroupfs.thaw_all(self._folder)
+            except FileNotFoundError:
+                pass  # somebody else removed it; nothing is left to thaw
+
+    def kill_each(self) -> None:
+        self.signal(9)
+
+    def watch(self) -> cgroupfs.EmptiedWatch:
+        return cgroupfs.EmptiedWatch(self._folder)
+
+    def remove(self) -> bool:
+        if self._gone:
+            return True
+        if cgroupfs.populated(self._folder) or not cgroupfs.remove(self._folder):
+            return False
+        self._gone = True
+        self._forget(self._folder)
+        return True
+
+
+class CgroupBackend:
+    """Makes containments below one directory of this supervisor, ``allgone-<pid>-<random>``.
+
+    base
+        The cgroup directory to work below; default: as docs/how-it-works.md says (ALLGONE_CGROUP, a delegated cgroup
+        of our own, without systemd the supervisor's cgroup).
+
+    Raises `BackendUnavailable` with the reasons where no cgroup can be made and entered (it is tried out).
+    """
+
+    name = "cgroup"
+
+    def __init__(self, base: str | os.PathLike[str] | None = None) -> None:
+        self._base = cgroup_base.find(os.fspath(base) if base is not None else None)
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._home: str | None = None
+        self._home_fd: int | None = None
+        self._home_owner = 0
+        self._live: set[str] = set()
+        self._is_fork = False
+        cgroup_base.rehearse(self._base)
+
+    @property
+    def base(self) -> str:
+        """The cgroup directory that it works below."""
+        return self._base.folder
+
+    def create(self, name: str | None, executable: object) -> CgroupContainment:
+        if name is not None:
+            checked_name(name)
+        with self._lock:
+            for _ in range(2):
+                home = self._own_home()
+                folder = f"{home}/{name or made_up_name(executable, next(self._numbers))}"
+                try:
+                    made = CgroupContainment(os.path.basename(folder), folder, self._base.mount, self._forget)
+                except FileExistsError:
+                    raise ValueError(f"name {name!r} is in use: {folder} exists") from None
+                except FileNotFoundError:
+                    self._leave_home()  # somebody removed our empty directory; make another
+                    continue
+                self._live.add(folder)
+                return made
+        raise FileNotFoundError(errno.ENOENT, f"the cgroup to work below has vanished: {self._base.folder}")
+
+    def _own_home(self) -> str:
+        if self._home_owner != os.getpid():
+            # After a fork: the parent's directory is the parent's, and so must its lock be.
+            self._is_fork = self._home_owner != 0 or self._is_fork
+            self._leave_home()
+            self._live.clear()
+        if self._home is None:
+            home = f"{self._base.folder}/allgone-{os.getpid()}-{secrets.token_hex(4)}"
+            os.mkdir(home)
+            fd = above_stdio(os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            fcntl.flock(fd, fcntl.LOCK_EX)  # held while we live: whoever can take it knows that we are dead
+            self._home, self._home_fd, self._home_owner = home, fd, os.getpid()
+        return self._home
+
+    def _leave_home(self) -> None:
+        fd, self._home, self._home_fd = self._home_fd, None, None
+        if fd is not None:
+            os.close(fd)
+
+    def _forget(self, folder: str) -> None:
+        with self._lock:
+            self._live.discard(folder)
+            if self._is_fork and not self._live:
+                self._remove_home()  # multiprocessing ends its children without atexit
+
+    def _remove_home(self) -> None:
+        if self._home is not None and self._home_owner == os.getpid():
+            cgroupfs.remove_soon(self._home)
+        self._leave_home()
+
+    def close(self) -> None:
+        """Remove the supervisor's directory, if it is empty. Done at exit; the backend can be used again after it."""
+        with self._lock:
+            if not self._live:
+                self._remove_home()
+
+    def after_fork_in_child(self) -> None:
+        """Let go of what is the parent's: its lock must not outlive it because we hold a copy."""
+        self._lock = threading.Lock()
+        self._is_fork = True
+        self._leave_home()
+        self._home_owner = 0
+        self._live.clear()

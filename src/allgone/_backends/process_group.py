@@ -1,0 +1,312 @@
+"""Containments that are sessions with their process groups: for any user, on any Linux since 5.3."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import resource
+import select
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+
+from allgone._core.command import Command
+from allgone._core.containment import Guarantees
+from allgone._core.names import checked_name, made_up_name
+from allgone._linux import launcher, pidfd, processes, subreaper
+
+_SIGSTOP_ROUNDS = (
+    200  # of a sweep that tries to outrun a swarm; the stop sequence calls again until its deadline
+)
+_WATCHED = 64  # members watched by pidfd at a time; those that remain are watched at the next look
+
+
+class ProcessGroupContainment:
+    """The leader's session. What calls setsid() leaves it, and is recognised by its tag (`processes.Tag`).
+
+    The leader stays unreaped until the session is empty: that keeps the kernel from giving its number to others,
+    so that killpg() can't hit a stranger. With `sweep`, what left is stopped as well; this process is a child
+    subreaper meanwhile, so that orphans come back to it.
+    """
+
+    backend = "process-group"
+
+    def __init__(self, name: str, *, sweep: bool, session: bool, forget: Callable[[str], None]) -> None:
+        self.name = name
+        self._forget = forget
+        self.owner = os.getpid()
+        self._sweep = sweep
+        self._session = session
+        self._tag = processes.new_tag()
+        self._leaders: list[int] = []
+        self._inner: list[ProcessGroupContainment] = []
+        self._gone = False
+        if sweep:
+            subreaper.hold()
+
+    @property
+    def guarantees(self) -> Guarantees:
+        return Guarantees(escape_proof=False, atomic_kill=False)
+
+    @property
+    def pins_leader(self) -> bool:
+        return self._session
+
+    @contextmanager
+    def command(
+        self,
+        argv: Sequence[object],
+        executable: object,
+        status: int | None,
+        *,
+        restore_signals: bool = True,
+        other_user: bool = False,
+        wait: int | None = None,
+    ) -> Iterator[Command]:
+        with launcher.prefix(
+            status=status, wait=wait, tag=self._tag, restore_signals=restore_signals, other_user=other_user
+        ) as before:
+            yield Command(
+                argv=launcher.with_command(before, executable, argv),
+                executable=before.executable,
+                pass_fds=before.pass_fds,
+                start_new_session=self._session,
+                enter=lambda: resource.setrlimit(processes.RLIMIT_LOCKS, self._tag),
+            )
+
+    def born(self, pid: int) -> None:
+        self._leaders.append(pid)
+
+    def nested(self, name: str) -> ProcessGroupContainment:
+        if any(inner.name == checked_name(name) and not inner._gone for inner in self._inner):
+            raise ValueError(f"name {name!r} is in use in {self.name!r}")
+        inner = ProcessGroupContainment(name, sweep=self._sweep, session=self._session, forget=lambda _: None)
+        self._inner.append(inner)
+        return inner
+
+    def where(self) -> str:
+        return (
+            "session " + (", ".join(map(str, self._leaders)) or "not started") if self._session else "its tag"
+        )
+
+    def members(self) -> frozenset[int]:
+        if self._sweep:
+            self._reap_adopted()
+        own = frozenset(
+            pid for pid in processes.all_pids() if self._is_member(pid) and processes.is_alive(pid)
+        )
+        return own.union(*(inner.members() for inner in self._inner))
+
+    def _is_member(self, pid: int) -> bool:
+        sid = processes.session(pid) if self._session else None
+        if sid is not None and sid in self._leaders and self._is_pinned(sid):
+            return True
+        return (sid in self._leaders or self._sweep) and self._is_tagged(pid)
+
+    @staticmethod
+    def _is_pinned(leader: int) -> bool:
+        """Whether the number is still held by our child, running or unreaped, and so can't be anybody else's."""
+        try:
+            pidfd.Child(leader).exit_status()
+        except ChildProcessError:
+            return False
+        return True
+
+    def _is_tagged(self, pid: int) -> bool:
+        found = processes.limits(pid)
+        return found is not None and self._tag.marks(found)
+
+    def escapees(self) -> frozenset[int]:
+        outside = (pid for pid in processes.all_pids() if self._is_tagged(pid) and not self._is_inside(pid))
+        own = frozenset(pid for pid in outside if processes.is_alive(pid))
+        return own.union(*(inner.escapees() for inner in self._inner))
+
+    def _is_inside(self, pid: int) -> bool:
+        return not self._session or processes.session(pid) in self._leaders
+
+    def signal(self, signum: int) -> frozenset[int]:
+        reached: set[int] = set()
+        # Again for those that were forked meanwhile.
+        for _ in range(8):
+            new = self.members() - reached
+            if not new:
+                break
+            for pid in new:
+                self._signal_one(pid, signum)
+            reached |= new
+        return frozenset(reached)
+
+    def _signal_one(self, pid: int, signum: int) -> None:
+        try:
+            pidfd.signal_if(pid, signum, self._is_ours)
+        except PermissionError:
+            pass  # another user's now (a setuid program): it can't be signalled; the stop will name it
+
+    def _is_ours(self, pid: int) -> bool:
+        return self._is_member(pid) or any(inner._is_ours(pid) for inner in self._inner)
+
+    def resume(self) -> None:
+        pass  # SIGCONT, which the stop sequence sends, is all that is needed
+
+    def kill(self) -> None:
+        for inner in self._inner:
+            inner.kill()
+        if self._session:
+            for leader in self._leaders:
+                self._kill_group(leader)
+        if self._sweep:
+            self._hold_still()
+        self.kill_each()
+
+    def _kill_group(self, leader: int) -> None:
+        # Not even if a scan of /proc shows nobody: a hopper can slip between two reads, not out of its group.
+        if leader > 1 and self._is_pinned(leader):
+            try:
+                os.killpg(leader, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass  # only zombies, or only another user's processes: the stop will name those
+
+    def _hold_still(self) -> None:
+        """SIGSTOP to all until a look finds nobody new: killing while others fork would chase a swarm for ever."""
+        held: set[int] = set()
+        for _ in range(_SIGSTOP_ROUNDS):
+            new = (
+                {pid for pid in processes.children_of_self() if self._is_tagged(pid)}
+                - held
+                - set(self._leaders)
+            )
+            new = new or {pid for pid in processes.all_pids() if self._is_member(pid)} - held
+            if not new:
+                return
+            for pid in new:
+                self._signal_one(pid, signal.SIGSTOP)
+            held |= new
+            self._reap_adopted()
+
+    def kill_each(self) -> None:
+        self.signal(signal.SIGKILL)
+
+    def _reap_adopted(self) -> None:
+        """Reap orphans that came back to us and have ended; other children of this process are not ours to reap."""
+        for pid in processes.children_of_self():
+            if pid not in self._leaders and self._is_tagged(pid):
+                try:
+                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+                except ChildProcessError:
+                    continue  # another thread was faster
+
+    def watch(self) -> MembersWatch:
+        return MembersWatch(self)
+
+    def remove(self) -> bool:
+        if self._gone:
+            return True
+        if self.members():
+            return False
+        for leader in self._leaders if self._session else ():
+            self._kill_group(leader)
+        if self.members() or not all([inner.remove() for inner in self._inner]):
+            return False
+        self._gone = True
+        self._forget(self.name)
+        if self._sweep:
+            subreaper.release()
+        return True
+
+
+class MembersWatch:
+    """An epoll on the pidfds of members. There is no event for an empty session, so after each end look again."""
+
+    def __init__(self, containment: ProcessGroupContainment) -> None:
+        self._containment = containment
+        self._epoll: select.epoll | None = None
+        self._armed: list[int] = []
+        self.recheck: float | None = None
+
+    def _open(self) -> select.epoll:
+        if self._epoll is None:
+            self._epoll = select.epoll()
+        return self._epoll
+
+    def emptied(self) -> bool:
+        members = self._containment.members()
+        if members:
+            self._arm(members)
+        return not members
+
+    def _arm(self, members: frozenset[int]) -> None:
+        epoll = self._open()
+        self._disarm()
+        for pid in itertools.islice(members, _WATCHED):
+            try:
+                fd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            self._armed.append(fd)
+            epoll.register(fd, select.EPOLLIN)
+        self.recheck = None if self._armed else 0.001  # all ended while we looked: see who came after them
+
+    def _disarm(self) -> None:
+        armed, self._armed = self._armed, []
+        for fd in armed:
+            os.close(fd)
+
+    def fileno(self) -> int:
+        return self._open().fileno()
+
+    def close(self) -> None:
+        self._disarm()
+        if self._epoll is not None:
+            self._epoll.close()
+
+    def __enter__(self) -> MembersWatch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ProcessGroupBackend:
+    """Makes containments that are a session each.
+
+    sweep
+        Also stop what left the session (daemons), by being a child subreaper while such a containment lives.
+    session
+        False keeps the leader in the caller's session and group, for a command in a terminal; needs `sweep`.
+    """
+
+    name = "process-group"
+
+    def __init__(self, *, sweep: bool = False, session: bool = True) -> None:
+        if not session and not sweep:
+            raise ValueError(
+                "session=False needs sweep=True: without a session there is nothing else to go by"
+            )
+        self._sweep = sweep
+        self._session = session
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._names: set[str] = set()
+
+    def create(self, name: str | None, executable: object) -> ProcessGroupContainment:
+        chosen = made_up_name(executable, next(self._numbers)) if name is None else checked_name(name)
+        with self._lock:
+            if chosen in self._names:
+                raise ValueError(f"name {name!r} is in use")
+            self._names.add(chosen)
+        return ProcessGroupContainment(chosen, sweep=self._sweep, session=self._session, forget=self._forget)
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._names.discard(name)
+
+    def close(self) -> None:
+        """Nothing is kept on the machine."""
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
+        self._names.clear()

@@ -1,0 +1,1 @@
+"""Values, protocols and decisions. Nothing here makes a system call or waits."""

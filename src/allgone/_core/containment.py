@@ -1,0 +1,155 @@
+"""The one interface behind which the two backends stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from allgone._core.command import Command
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantees:
+    """What a containment can promise, by kernel mechanism."""
+
+    escape_proof: bool  # setsid() and double forks don't lead out of it
+    atomic_kill: bool  # one system call kills every member, also while they fork
+
+
+class Watch(Protocol):
+    """Tells when it is worth looking at a containment again. A context manager; closing it twice is fine."""
+
+    recheck: (
+        float | None
+    )  # seconds after which to look again although nothing happened; None: the fd is enough
+
+    def emptied(self) -> bool:
+        """Whether the last member is gone; if not, `fileno()` is armed for the next change."""
+        ...
+
+    def fileno(self) -> int:
+        """An fd that becomes readable when `emptied()` may have a new answer (works with poll and event loops)."""
+        ...
+
+    def __enter__(self) -> Watch: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None: ...
+
+
+class Containment(Protocol):
+    """The kernel object that a command and all that it starts live in."""
+
+    name: str
+    backend: str  # "cgroup" | "process-group"
+    owner: int  # pid of the supervisor that made it
+
+    @property
+    def guarantees(self) -> Guarantees: ...
+
+    @property
+    def pins_leader(self) -> bool:
+        """Whether the leader must stay unreaped while there are members (its pid is the group's id)."""
+        ...
+
+    def command(
+        self,
+        argv: Sequence[object],
+        executable: object,
+        status: int | None,
+        *,
+        restore_signals: bool = True,
+        other_user: bool = False,
+        wait: int | None = None,
+    ) -> AbstractContextManager[Command]:
+        """The command with the launcher in front. Spawn it inside the ``with`` block, then call `born()`.
+
+        `status` is the fd that the launcher reports a failure on, `wait` one that it reads a byte from before it
+        goes on; `other_user`: the child will have changed its user by then.
+        """
+        ...
+
+    def born(self, pid: int) -> None:
+        """Take note of the leader just spawned."""
+        ...
+
+    def nested(self, name: str) -> Containment:
+        """A containment inside this one: its members are members of both."""
+        ...
+
+    def where(self) -> str:
+        """What people can look at: the cgroup's path, or the session."""
+        ...
+
+    def members(self) -> frozenset[int]:
+        """Pids of the live members, those of nested containments and cgroups included."""
+        ...
+
+    def escapees(self) -> frozenset[int]:
+        """Pids of live descendants known to be outside. Always empty where `guarantees.escape_proof`."""
+        ...
+
+    def signal(self, signum: int) -> frozenset[int]:
+        """Send to every member, also to those that appear meanwhile; returns the pids reached."""
+        ...
+
+    def resume(self) -> None:
+        """Thaw whatever was frozen, so that members can act on signals."""
+        ...
+
+    def kill(self) -> None:
+        """SIGKILL to every member at once, as atomically as the kernel can."""
+        ...
+
+    def kill_each(self) -> None:
+        """SIGKILL to every member one by one, for those that `kill()` is known to miss."""
+        ...
+
+    def watch(self) -> Watch: ...
+
+    def remove(self) -> bool:
+        """Remove the kernel object. False if it is not empty yet or the kernel wants a moment. Idempotent."""
+        ...
+
+
+class Backend(Protocol):
+    """Makes containments."""
+
+    name: str
+
+    def create(self, name: str | None, executable: object) -> Containment:
+        """A new, empty containment; without a `name` one is made up from the command's.
+
+        Raises ValueError where the name can't be used or is in use, OSError where the kernel refuses.
+        """
+        ...
+
+    def close(self) -> None:
+        """Remove what it keeps on the machine while no containment lives. Idempotent."""
+        ...
+
+    def after_fork_in_child(self) -> None:
+        """Let go of everything that belongs to the process that we were copied from."""
+        ...
+
+
+class Leader(Protocol):
+    """A direct child of the supervisor: what the user asked for."""
+
+    pid: int
+
+    def has_ended(self) -> bool:
+        """Whether it has ended; it may still be unreaped."""
+        ...
+
+    def fileno(self) -> int:
+        """An fd that becomes readable when it ends."""
+        ...
+
+    def send(self, signum: int) -> None:
+        """Signal it; nothing happens if it has ended."""
+        ...

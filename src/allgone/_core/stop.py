@@ -1,0 +1,194 @@
+"""The stop sequence: one generator that decides what comes next and yields what to wait for.
+
+It acts through the `Containment` and `Leader` it is given and never waits itself: drivers do (`_process/driver.py`
+with ``poll()``; an event loop or a test may as well). Rules: systemd.kill(5).
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+from allgone._core.containment import Containment, Leader, Watch
+from allgone._core.policy import StopPolicy
+from allgone._core.report import Sent
+from allgone.errors import StopTimeout
+
+KILL_TIMEOUT = 15.0  # seconds that SIGKILL may take to empty a containment before the stop gives up, loudly
+KILL_AGAIN = 0.02  # seconds without progress after which SIGKILL is sent again, and one by one
+REMOVE_AGAIN = (
+    0.002  # seconds between two attempts at removal: EBUSY lasts 5-15 ms after a kill, and has no event
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait until one of `fds` is readable or `deadline` (monotonic seconds; inf: none) has come."""
+
+    fds: tuple[int, ...]
+    deadline: float
+
+
+Steps = Generator[Wait, None, None]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the stop has done so far; filled in as it goes, so that it can be read after an error too."""
+
+    began: float
+    sent: list[Sent] = field(default_factory=list)
+    killed: frozenset[int] = frozenset()
+    left_running: frozenset[int] = frozenset()
+
+
+class Stop:
+    """One stop of one containment with its leaders. Iterate `steps()`; `outcome` tells what was done."""
+
+    def __init__(
+        self,
+        containment: Containment,
+        leaders: Sequence[Leader],
+        policy: StopPolicy,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._containment = containment
+        self._leaders = leaders
+        self._policy = policy
+        self._clock = clock
+        self.outcome = Outcome(began=clock())
+
+    def steps(self) -> Steps:
+        """Yields `Wait`s until the containment is empty and removed (``kill_mode="process"``: its leader ended).
+
+        Raises `StopTimeout` when SIGKILL did not end everything within `KILL_TIMEOUT`.
+        """
+        with self._containment.watch() as watch:
+            self._containment.resume()
+            if not self._over(watch) and self._policy.timeout_stop > 0:
+                yield from self._ask(watch, self._policy.kill_signal, polite=True)
+            if not self._over(watch) and self._policy.final_kill_signal != signal.SIGKILL:
+                self.outcome.killed = self._targets()
+                yield from self._ask(watch, self._policy.final_kill_signal, polite=False)
+            if self._policy.kill_mode == "process":
+                yield from self._kill_leaders(watch)
+                self.outcome.left_running = self._containment.members() - {
+                    leader.pid for leader in self._leaders
+                }
+                if self.outcome.left_running:
+                    return
+            yield from self._kill_all(watch)
+
+    def _over(self, watch: Watch) -> bool:
+        """Whether whoever the polite signal is meant for has gone."""
+        if self._policy.kill_mode == "control-group":
+            return watch.emptied() and all(leader.has_ended() for leader in self._leaders)
+        return all(leader.has_ended() for leader in self._leaders)
+
+    def _targets(self) -> frozenset[int]:
+        alive = frozenset(leader.pid for leader in self._leaders if not leader.has_ended())
+        return alive if self._policy.kill_mode == "process" else alive | self._containment.members()
+
+    def _ask(self, watch: Watch, signum: int, *, polite: bool) -> Steps:
+        """Send `signum`, then wait for its effect for `timeout_stop` at most."""
+        everyone = self._policy.kill_mode == "control-group" or not (
+            polite or self._policy.kill_mode == "process"
+        )
+        extra = [signal.SIGHUP] if polite and self._policy.send_sighup else []
+        # SIGCONT last: a stopped member gets the others pending and acts on them as soon as it runs.
+        for each in (signum, *extra, signal.SIGCONT):
+            self._send(each, everyone)
+        deadline = self._clock() + self._policy.timeout_stop
+        while not self._over(watch) and self._clock() < deadline:
+            yield self._wait(watch, deadline)
+
+    def _send(self, signum: int, everyone: bool) -> None:
+        reached = self._containment.signal(signum) if everyone else frozenset()
+        for leader in self._leaders:
+            if leader.pid not in reached and not leader.has_ended():
+                leader.send(signum)
+                reached |= {leader.pid}
+        if reached:
+            self._log(signum, reached)
+
+    def _log(self, signum: int, pids: frozenset[int]) -> None:
+        after = self._clock() - self.outcome.began
+        self.outcome.sent.append(Sent(int(signum), tuple(sorted(pids)), after))
+
+    def _wait(self, watch: Watch, deadline: float) -> Wait:
+        alive = tuple(leader.fileno() for leader in self._leaders if not leader.has_ended())
+        if watch.recheck is not None:
+            deadline = min(deadline, self._clock() + watch.recheck)
+        whole = self._policy.kill_mode == "control-group"
+        return Wait((*alive, watch.fileno()) if whole else alive, deadline)
+
+    def _kill_leaders(self, watch: Watch) -> Steps:
+        deadline = self._clock() + KILL_TIMEOUT
+        alive = frozenset(leader.pid for leader in self._leaders if not leader.has_ended())
+        if alive:
+            self.outcome.killed |= alive
+            self._log(signal.SIGKILL, alive)
+        for leader in self._leaders:
+            leader.send(signal.SIGKILL)
+        while not all(leader.has_ended() for leader in self._leaders):
+            if self._clock() >= deadline:
+                raise self._timed_out(alive)
+            yield self._wait(watch, deadline)
+
+    def _kill_all(self, watch: Watch) -> Steps:
+        deadline = self._clock() + KILL_TIMEOUT
+        while True:
+            yield from self._kill_members(watch, deadline)
+            for (
+                leader
+            ) in self._leaders:  # one that moved itself elsewhere is still our child, and still meant
+                leader.send(signal.SIGKILL)
+            while not all(leader.has_ended() for leader in self._leaders):
+                if self._clock() >= deadline:
+                    raise self._timed_out(frozenset(leader.pid for leader in self._leaders))
+                yield Wait(tuple(x.fileno() for x in self._leaders if not x.has_ended()), deadline)
+            if self._containment.remove():
+                return
+            if self._clock() >= deadline:
+                raise StopTimeout(f"cannot remove {self._containment.where()}: it stays busy", frozenset())
+            yield Wait((), self._clock() + REMOVE_AGAIN)
+
+    def _kill_members(self, watch: Watch, deadline: float) -> Steps:
+        """SIGKILL until the containment is empty.
+
+        Once is not enough: cgroup.kill misses a process whose main thread has ended while others run, and before
+        the kernel's fix of February 2025 it could miss one that was being forked.
+        """
+        if watch.emptied():
+            return
+        left = self._containment.members()
+        self._containment.kill()
+        if left:
+            self.outcome.killed |= left
+            self._log(signal.SIGKILL, left)
+        again = self._clock() + KILL_AGAIN
+        while not watch.emptied():
+            now = self._clock()
+            if now >= deadline:
+                raise self._timed_out(self._containment.members())
+            if now >= again:
+                before, left = left, self._containment.members()
+                if not left < before:
+                    self._containment.kill()
+                    self._containment.kill_each()
+                    self.outcome.killed |= left
+                again = self._clock() + KILL_AGAIN
+            recheck = math.inf if watch.recheck is None else now + watch.recheck
+            yield Wait((watch.fileno(),), min(deadline, again, recheck))
+
+    def _timed_out(self, survivors: frozenset[int]) -> StopTimeout:
+        who = ", ".join(map(str, sorted(survivors)[:20])) or "unknown, for they are in another pid namespace"
+        return StopTimeout(
+            f"{self._containment.name}: SIGKILL was sent, yet after {KILL_TIMEOUT:g} s these are alive: {who}. "
+            "A process in uninterruptible sleep (state D) dies when its system call returns; "
+            f"look at /proc/PID/wchan and at {self._containment.where()}",
+            survivors,
+        )

@@ -1,0 +1,278 @@
+"""cgroup v2 files: find, read, write, create, remove (Documentation/admin-guide/cgroup-v2.rst)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+from types import TracebackType
+from typing import NamedTuple
+
+from allgone._linux import pidfd
+
+
+class Mount(NamedTuple):
+    """A cgroup2 mount: where it is, which part of the hierarchy it shows, whether it is writable."""
+
+    point: str
+    root: str
+    writable: bool
+
+
+def mounts(mountinfo: str) -> list[Mount]:
+    """The cgroup2 mounts in the text of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+    found = []
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        if after.split(" ", 1)[0] == "cgroup2":
+            fields = before.split(" ")
+            options = f"{fields[5]},{after.split(' ')[2]}".split(",")
+            found.append(Mount(_unescaped(fields[4]), _unescaped(fields[3]), "ro" not in options))
+    return found
+
+
+def _unescaped(path: str) -> str:
+    # The kernel writes blank, tab, newline and backslash as three octal digits.
+    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        path = path.replace(code, char)
+    return path
+
+
+def own_cgroup(proc_cgroup: str) -> str | None:
+    """The cgroup v2 path in the text of /proc/PID/cgroup, as seen from our cgroup namespace; None without cgroup v2."""
+    for line in proc_cgroup.splitlines():
+        if line.startswith("0::"):
+            return line[3:].removesuffix(" (deleted)")
+    return None
+
+
+def directory(mount: Mount, path: str) -> str | None:
+    """Where the cgroup `path` is in the file system; None if `mount` doesn't show it."""
+    root = mount.root.rstrip("/")
+    if ".." in path.split("/") or not (path == root or path.startswith(root + "/")):
+        return None
+    return os.path.normpath(mount.point + "/" + path[len(root) :])
+
+
+def write(path: str, text: bytes) -> None:
+    """Write to a cgroup file in one system call, as the kernel wants it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text)
+    finally:
+        os.close(fd)
+
+
+def read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = b""
+        while chunk := os.read(fd, 1 << 16):
+            text += chunk
+        return text
+    finally:
+        os.close(fd)
+
+
+def populated(folder: str) -> bool:
+    """Whether a live process is in the cgroup or below it; False if it does not exist. This, not cgroup.procs, is the
+    truth: a zombie does not count, and a thread whose process has a dead leader does."""
+    try:
+        return b"populated 1" in read(folder + "/cgroup.events")
+    except (FileNotFoundError, OSError) as e:
+        if e.errno in (errno.ENOENT, errno.ENODEV):  # ENODEV: removed between open and read
+            return False
+        raise
+
+
+def below(folder: str) -> list[str]:
+    """The cgroup's directory and all below it, parents first; those that vanish meanwhile are left out."""
+    found, todo = [], [folder]
+    while todo:
+        each = todo.pop()
+        try:
+            facts = os.stat(each)
+            if (
+                facts.st_mode & 0o700 != 0o700
+            ):  # a child may lock the directories that it made; they are to go all the same
+                os.chmod(each, 0o700)
+            # Directories have 2 links and one more per subdirectory: mostly there is nothing to list.
+            if facts.st_nlink > 2:
+                with os.scandir(each) as entries:
+                    todo += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            continue
+        found.append(each)
+    return found
+
+
+def procs(folder: str) -> set[int]:
+    """Pids in this one cgroup. 0 (a process of a foreign pid namespace) is left out: it can't be addressed."""
+    try:
+        listed = read(folder + "/cgroup.procs").split()
+    except FileNotFoundError:
+        return set()
+    except OSError as e:
+        if e.errno == errno.ENODEV:
+            return set()
+        if e.errno == errno.EOPNOTSUPP:  # a threaded cgroup: it lists threads only
+            return _processes_of_threads(folder)
+        raise
+    return {int(pid) for pid in listed} - {0}
+
+
+def _processes_of_threads(folder: str) -> set[int]:
+    found = set()
+    for thread in read(folder + "/cgroup.threads").split():
+        try:
+            with open(f"/proc/{int(thread)}/status", "rb") as f:
+                found |= {int(line.split()[1]) for line in f if line.startswith(b"Tgid:")}
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended meanwhile
+    return found - {0}
+
+
+def all_procs(folder: str) -> set[int]:
+    """Pids in the cgroup and all below it."""
+    return set().union(*map(procs, below(folder)))
+
+
+def has_kill(folder: str) -> bool:
+    """Whether the kernel has cgroup.kill (5.14)."""
+    return os.path.exists(folder + "/cgroup.kill")
+
+
+def kill(folder: str) -> None:
+    """SIGKILL to the whole subtree by one write. Raises FileNotFoundError before Linux 5.14."""
+    write(folder + "/cgroup.kill", b"1")
+
+
+def freeze(folder: str, frozen: bool) -> None:
+    """Ask for the subtree to be frozen or thawed (5.2); it takes a moment. Thawing leaves alone what is not frozen."""
+    write(folder + "/cgroup.freeze", b"1" if frozen else b"0")
+
+
+def thaw_all(folder: str) -> None:
+    """Thaw the cgroup and whatever was frozen separately below it."""
+    for each in below(folder):
+        try:
+            if read(each + "/cgroup.freeze").strip() == b"1":
+                freeze(each, False)
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        except OSError as e:
+            if e.errno != errno.ENODEV:
+                raise
+
+
+def contains(folder: str, pid: int, mount: Mount) -> bool:
+    """Whether the process is in the cgroup or below it, by its own /proc/PID/cgroup."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as f:
+            path = own_cgroup(f.read())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    where = directory(mount, path) if path else None
+    return where is not None and (where == folder or where.startswith(folder + "/"))
+
+
+def remove(folder: str) -> bool:
+    """rmdir it and all below; False if the kernel says EBUSY (populated, or just emptied). True if it is gone."""
+    for each in reversed(below(folder)):
+        try:
+            os.rmdir(each)
+        except FileNotFoundError:
+            continue
+        except OSError as e:
+            if e.errno in (errno.EBUSY, errno.ENOTEMPTY):
+                return False
+            raise
+    return True
+
+
+def remove_soon(folder: str, within: float = 1.0) -> bool:
+    """`remove()`, again for `within` seconds at most: after a process ended EBUSY can last 5-15 ms, without an event."""
+    deadline = time.monotonic() + within
+    while not remove(folder):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+class EmptiedWatch:
+    """An epoll on ``cgroup.events`` and on one member still alive.
+
+    The kernel notifies of ``cgroup.events`` at most once in 10 ms; the pidfd of a member tells at once. It must be
+    EPOLLPRI on the events file: plain POLLIN is always ready there.
+    """
+
+    recheck: float | None = None
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._straggler: int | None = None
+        self._events: int | None = None
+        self._epoll: select.epoll | None = None
+
+    def _open(self) -> select.epoll:
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            try:
+                self._events = os.open(self._folder + "/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+                self._epoll.register(self._events, select.EPOLLPRI)
+            except FileNotFoundError:
+                pass  # removed by somebody else: emptied() says so
+        return self._epoll
+
+    def emptied(self) -> bool:
+        if not populated(self._folder):
+            return True
+        epoll = self._open()
+        if self._events is not None:
+            os.pread(self._events, 256, 0)  # acknowledges, so that the next change is notified
+        if not populated(self._folder):
+            return True
+        self._arm(epoll)
+        return False
+
+    def _arm(self, epoll: select.epoll) -> None:
+        self._disarm()
+        # The last listed dies last, more or less.
+        for pid in sorted(all_procs(self._folder), reverse=True)[:4]:
+            try:
+                self._straggler = os.pidfd_open(pid)
+            except (ProcessLookupError, OSError):
+                continue
+            epoll.register(self._straggler, select.EPOLLIN)
+            return
+
+    def _disarm(self) -> None:
+        fd, self._straggler = self._straggler, None
+        if fd is not None:
+            os.close(fd)  # which takes it out of the epoll
+
+    def fileno(self) -> int:
+        return self._open().fileno()
+
+    def close(self) -> None:
+        self._disarm()
+        events, self._events = self._events, None
+        if events is not None:
+            os.close(events)
+        if self._epoll is not None:
+            self._epoll.close()
+
+    def __enter__(self) -> EmptiedWatch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def signal_member(folder: str, mount: Mount, pid: int, signum: int) -> bool:
+    """Signal `pid` if, once it is held by a pidfd, it is in the cgroup or below it; whether it was signalled."""
+    return pidfd.signal_if(pid, signum, lambda held: contains(folder, held, mount))

@@ -1,0 +1,107 @@
+"""The launcher: which one there is, its argv prefix, what it reports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+from allgone._linux.fds import above_stdio
+
+COMPILED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "allgone-launch")
+_REPORT = struct.Struct("=ii")  # stage, errno: launcher.c, fail()
+USAGE, TAG, ENTER, WAIT, EXEC = range(5)
+
+
+class Failure(NamedTuple):
+    """What a launcher reports when it could not do its work: at which stage, and the errno."""
+
+    stage: int
+    error: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A program to execute and the arguments that go before the user's command."""
+
+    executable: str
+    argv: tuple[str, ...]
+    pass_fds: tuple[int, ...]
+
+
+@cache
+def kind() -> str:
+    """``"compiled"`` or ``"interpreted"``, as installed, or as ALLGONE_LAUNCHER asks (for tests and odd machines)."""
+    asked = os.environ.get("ALLGONE_LAUNCHER")
+    if asked not in (None, "compiled", "interpreted"):
+        raise ValueError(f"ALLGONE_LAUNCHER must be compiled or interpreted, not {asked!r}")
+    return asked or ("compiled" if os.access(COMPILED, os.X_OK) else "interpreted")
+
+
+@cache
+def _source() -> str:
+    with open(os.path.join(os.path.dirname(COMPILED), "interpreted_launcher.py"), encoding="utf-8") as f:
+        return f.read()
+
+
+def program() -> str:
+    """The file that is executed."""
+    return COMPILED if kind() == "compiled" else sys.executable
+
+
+@contextmanager
+def prefix(
+    *,
+    status: int | None,
+    procs: int | None = None,
+    wait: int | None = None,
+    tag: tuple[int, int] | None = None,
+    restore_signals: bool = True,
+    other_user: bool = False,
+) -> Iterator[Prefix]:
+    """The launcher's program and arguments, valid inside the ``with`` block.
+
+    `other_user`: it will be executed by another user, who perhaps can't reach it by its path.
+    """
+    own = None
+    if other_user and kind() == "compiled":
+        own = above_stdio(os.open(COMPILED, os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        fds = [status, procs, wait, own]
+        words = ["-" if fd is None else str(fd) for fd in fds]
+        words.append("-" if tag is None else f"{tag[0]}:{tag[1]}")
+        inherited = tuple(fd for fd in fds if fd is not None)
+        if kind() == "compiled":
+            path = COMPILED if own is None else f"/proc/self/fd/{own}"
+            yield Prefix(path, ("allgone-launch", *words), inherited)
+        else:
+            ignored = () if restore_signals else (signal.SIGPIPE, signal.SIGXFSZ)
+            kept = [str(int(s)) for s in ignored if signal.getsignal(s) is signal.SIG_IGN]
+            python = (sys.executable, "-I", "-S", "-c", _source(), ",".join(kept) or "-")
+            yield Prefix(sys.executable, (*python, *words), inherited)
+    finally:
+        if own is not None:
+            os.close(own)
+
+
+def failure(status: int) -> Failure | None:
+    """Read the launcher's report from the read end `status`; None means that the command was executed.
+
+    Returns when the launcher has executed the command, failed, or was killed (then None too: what was killed
+    in its containment ran nowhere else).
+    """
+    report = b""
+    while len(report) < _REPORT.size and (chunk := os.read(status, _REPORT.size - len(report))):
+        report += chunk
+    return Failure(*_REPORT.unpack(report)) if len(report) == _REPORT.size else None
+
+
+def with_command(before: Prefix, executable: object, argv: Sequence[object]) -> tuple[object, ...]:
+    """The whole argument vector: launcher, the command's executable, the command's own argv."""
+    return (*before.argv, executable, *argv)

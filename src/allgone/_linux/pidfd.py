@@ -1,0 +1,105 @@
+"""pidfds: a process that can't be mistaken for another, unlike its number (pidfd_open(2), Linux 5.3)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+from collections.abc import Callable
+
+
+def signal_if(pid: int, signum: int, still_meant: Callable[[int], bool]) -> bool:
+    """Send `signum` to `pid` if `still_meant(pid)` once it is held; whether it was sent.
+
+    The check comes after the process is held: had its number been reused in between, either the check fails or
+    the signal goes to the process that was held, which is gone.
+
+    Raises PermissionError where the process is another user's.
+    """
+    try:
+        fd = os.pidfd_open(pid)
+    except (ProcessLookupError, ValueError):
+        return False
+    except OSError as e:
+        if e.errno == errno.EINVAL:  # a thread's number, or 0: nothing that can be signalled this way
+            return False
+        raise
+    try:
+        if not still_meant(pid):
+            return False
+        signal.pidfd_send_signal(fd, signum)
+    except ProcessLookupError:
+        return False  # gone, which is as good
+    finally:
+        os.close(fd)
+    return True
+
+
+class Child:
+    """A direct child, from its start until it is reaped. Opens its pidfd when that is first needed.
+
+    A number is safe to use while the child is unreaped, and `waitid` refuses (ECHILD) once it is not ours any more.
+    """
+
+    __slots__ = ("_fd", "pid")
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._fd: int | None = None
+
+    def exit_status(self, *, block: bool = False) -> int | None:
+        """Its return code as `subprocess` counts (negative: signal), without reaping it; None while it runs.
+
+        Raises ChildProcessError where somebody else has reaped it.
+        """
+        flags = os.WEXITED | os.WNOWAIT | (0 if block else os.WNOHANG)
+        found = os.waitid(os.P_PID, self.pid, flags)
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+    def has_ended(self) -> bool:
+        try:
+            return self.exit_status() is not None
+        except ChildProcessError:
+            return True
+
+    def fileno(self) -> int:
+        """Its pidfd: readable once it has ended. Raises ProcessLookupError when it is reaped already."""
+        if self._fd is None:
+            self._fd = os.pidfd_open(self.pid)
+        return self._fd
+
+    def send(self, signum: int) -> None:
+        """Signal it unless it has ended. Raises PermissionError where it changed its user."""
+        if self.has_ended():
+            return
+        try:
+            signal.pidfd_send_signal(self.fileno(), signum)
+        except ProcessLookupError:
+            pass  # reaped by someone else meanwhile: ended, which is all we wanted to know
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it has ended, `timeout` seconds at most; whether it has."""
+        if self.has_ended():
+            return True
+        poller = select.poll()
+        poller.register(self.fileno(), select.POLLIN)
+        return bool(poller.poll(max(0.0, timeout) * 1000))
+
+    def reap(self) -> None:
+        """Let the kernel forget it, if it has ended; its number is free from then on."""
+        try:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            pass  # done before, or by somebody else
+        self.close()
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()

@@ -1,0 +1,135 @@
+"""/proc and what marks descent: sessions, and a tag in RLIMIT_LOCKS that children inherit."""
+
+from __future__ import annotations
+
+import os
+import resource
+import secrets
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from allgone._core.report import Process
+
+# Not in the resource module. The kernel has not enforced it since 2.4.25 (getrlimit(2)), yet keeps it per process and
+# hands it to every child, whatever that calls: unlike an environment variable it survives setproctitle.
+RLIMIT_LOCKS = 10
+_HARD, _SOFT = 1 << 62, 1 << 61  # a tag is a number no administrator would set as a limit
+
+
+class Tag(NamedTuple):
+    """A mark of descent. `hard` is the outermost containment's and stays; `soft` is the innermost one's."""
+
+    soft: int
+    hard: int
+
+    def marks(self, limits: tuple[int, int]) -> bool:
+        """Whether a process with these (soft, hard) limits descends from where this tag was given."""
+        return limits[0] == self.soft or (limits[1] == self.hard and self.soft == self.hard)
+
+
+def new_tag() -> Tag:
+    """A tag for a new containment: 61 or more random bits; inside a tagged process the outer tag is kept as well."""
+    hard = resource.getrlimit(RLIMIT_LOCKS)[1]
+    if _HARD <= hard < 2 * _HARD:
+        return Tag(_SOFT | secrets.randbits(61), hard)
+    value = _HARD | secrets.randbits(62)
+    return Tag(value, value)
+
+
+def limits(pid: int) -> tuple[int, int] | None:
+    """RLIMIT_LOCKS of a process, zombies included; None if it is gone or nobody may say."""
+    try:
+        return resource.prlimit(pid, RLIMIT_LOCKS)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return _limits_of_another_user(pid)
+
+
+def _limits_of_another_user(pid: int) -> tuple[int, int] | None:
+    # prlimit(2) wants the same user; /proc/PID/limits may be read by anybody.
+    try:
+        with open(f"/proc/{pid}/limits", encoding="ascii") as f:
+            line = next((line for line in f if line.startswith("Max file locks")), "")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    values = [resource.RLIM_INFINITY if word == "unlimited" else int(word) for word in line.split()[3:5]]
+    return (values[0], values[1]) if len(values) == 2 else None
+
+
+class Stat(NamedTuple):
+    """The fields of /proc/PID/stat that we use (proc_pid_stat(5))."""
+
+    comm: str
+    state: str
+    ppid: int
+    threads: int
+
+    @property
+    def alive(self) -> bool:
+        """False for a zombie; one whose other threads still run is alive (its main thread called pthread_exit)."""
+        return self.state not in "ZX" or self.threads > 1
+
+
+def stat(pid: int) -> Stat | None:
+    """None if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            text = f.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    comm, rest = text[text.index(b"(") + 1 :].rsplit(b")", 1)
+    fields = rest.split()
+    return Stat(comm.decode("utf-8", "replace"), fields[0].decode(), int(fields[1]), int(fields[17]))
+
+
+def is_alive(pid: int) -> bool:
+    found = stat(pid)
+    return found is not None and found.alive
+
+
+def all_pids() -> list[int]:
+    """Every process that /proc shows."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def session(pid: int) -> int | None:
+    """Its session id; None if it is gone."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def children_of_self() -> list[int]:
+    """Direct children of this process, zombies and adopted orphans included (kernel option PROC_CHILDREN)."""
+    found: list[int] = []
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{thread}/children", "rb") as f:
+                found += map(int, f.read().split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # the thread ended; its children went to another one, which the caller's next look shows
+    return found
+
+
+def describe(pids: Iterable[int], most: int = 64) -> tuple[Process, ...]:
+    """What people want to know of these processes; of those after the first `most`, and of the gone, just the pid."""
+    ordered = sorted(pids)
+    return tuple(_describe(pid) if n < most else Process(pid) for n, pid in enumerate(ordered))
+
+
+def _describe(pid: int) -> Process:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            return Process(pid, process.name(), _shown(process.cmdline()), process.username())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return Process(pid)
+
+
+def _shown(words: list[str]) -> str:
+    text = " ".join(words)
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -1,0 +1,113 @@
+"""Talking to a process through its pipes until its leader ends, whoever else still holds them."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import time
+from typing import IO, Any
+
+from allgone._core.stop import Steps, Wait
+from allgone._process import driver
+
+_CHUNK = 1 << 16
+
+
+class Exchange:
+    """Writes `data` to the process's stdin and keeps what it says on its pipes."""
+
+    def __init__(self, streams: dict[str, IO[Any] | None], data: bytes) -> None:
+        self._stdin = streams["stdin"]
+        self._data = memoryview(data)
+        self._open = {s.fileno(): s for s in (streams["stdout"], streams["stderr"]) if s is not None}
+        self._kept: dict[int, list[bytes]] = {fd: [] for fd in self._open}
+        self._fds = {which: s.fileno() for which, s in streams.items() if s is not None and which != "stdin"}
+        if self._stdin is not None and not self._data:
+            self._close_stdin()
+
+    def output(self, which: str) -> bytes | None:
+        """What came on ``"stdout"`` or ``"stderr"`` so far; None if that is no pipe."""
+        fd = self._fds.get(which)
+        return None if fd is None else b"".join(self._kept[fd])
+
+    def pump(self, wait: Wait) -> bool:
+        """Wait as `wait` says while moving data; True when one of its fds is readable, False when time is up."""
+        while True:
+            poller = select.poll()
+            for fd in (*wait.fds, *self._open):
+                poller.register(fd, select.POLLIN)
+            if self._stdin is not None:
+                poller.register(self._stdin.fileno(), select.POLLOUT)
+            ready = dict(poller.poll(driver.milliseconds_until(wait.deadline)))
+            for fd in ready:
+                self._move(fd)
+            if any(fd in ready for fd in wait.fds):
+                return True
+            if time.monotonic() >= wait.deadline:
+                return False
+
+    def _move(self, fd: int) -> None:
+        if fd in self._open:
+            self._keep(fd, os.read(fd, _CHUNK))
+        elif self._stdin is not None and fd == self._stdin.fileno():
+            try:
+                self._data = self._data[os.write(fd, self._data[: select.PIPE_BUF]) :]
+            except BrokenPipeError:
+                self._data = self._data[:0]  # it does not want to read on; subprocess ignores that too
+            if not self._data:
+                self._close_stdin()
+
+    def _keep(self, fd: int, chunk: bytes) -> None:
+        if chunk:
+            self._kept[fd].append(chunk)
+        else:
+            del self._open[fd]
+
+    def _close_stdin(self) -> None:
+        stdin, self._stdin = self._stdin, None
+        if stdin is not None:
+            try:
+                stdin.close()
+            except BrokenPipeError:
+                pass  # as above, for what was still buffered
+
+    def pump_through(self, steps: Steps) -> None:
+        """Carry out a stop, reading meanwhile so that nobody blocks on a full pipe."""
+        for wait in steps:
+            self.pump(wait)
+
+    def drain(self) -> None:
+        """Take what is in the pipes now. End-of-file may never come: an escapee can hold the other end."""
+        for fd in list(self._open):
+            os.set_blocking(fd, False)
+            try:
+                while fd in self._open:
+                    self._keep(fd, os.read(fd, _CHUNK))
+            except BlockingIOError:
+                continue
+
+
+def as_bytes(data: Any, stdin: IO[Any] | None) -> bytes:
+    """`input=` as the bytes to write: text is encoded as the pipe is."""
+    if data is None:
+        return b""
+    if isinstance(data, str):
+        if stdin is None or not hasattr(stdin, "encoding"):
+            raise TypeError("a bytes-like object is required, not 'str'; or use text=True")
+        return data.encode(stdin.encoding, stdin.errors)  # type: ignore[attr-defined]  # a TextIOWrapper
+    return bytes(data)
+
+
+def as_asked(data: bytes | None, stream: IO[Any] | None) -> Any:
+    """Captured bytes, or text with universal newlines where the pipe was opened as text."""
+    if data is None or stream is None or not hasattr(stream, "encoding"):
+        return data
+    text = data.decode(stream.encoding, stream.errors)  # type: ignore[attr-defined]  # a TextIOWrapper
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def expired(args: Any, timeout: float, exchange: Exchange) -> subprocess.TimeoutExpired:
+    """As subprocess raises it: the output so far as bytes, None where there was none."""
+    output, errors = exchange.output("stdout"), exchange.output("stderr")
+    return subprocess.TimeoutExpired(args, timeout, output=output or None, stderr=errors or None)

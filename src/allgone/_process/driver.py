@@ -1,0 +1,89 @@
+"""The blocking driver: carries out a stop with poll(), and stops at exit what nobody stopped before."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import select
+import time
+from collections.abc import Callable, Sequence
+
+from allgone._core.containment import Backend, Containment, Leader
+from allgone._core.policy import StopPolicy
+from allgone._core.stop import Outcome, Steps, Stop, Wait
+
+# What this process has made and not yet removed, in order.
+_live: dict[Containment, None] = {}
+_backends: dict[Backend, None] = {}
+
+
+def track(containment: Containment, backend: Backend) -> None:
+    """Stop it at exit, unless it was removed before."""
+    _live[containment] = None
+    _backends[backend] = None
+
+
+def forget(containment: Containment) -> None:
+    _live.pop(containment, None)
+
+
+def run(steps: Steps) -> None:
+    """Carry out a stop: wait whenever it says so."""
+    for wait in steps:
+        wait_for(wait)
+
+
+def stop(
+    containment: Containment,
+    leaders: Sequence[Leader],
+    policy: StopPolicy,
+    carry_out: Callable[[Steps], None] = run,
+) -> Outcome:
+    """Stop it and remove it. An exception from outside (a second Ctrl-C) kills at once, then goes on its way.
+
+    Raises `StopTimeout`, or what interrupted the wait.
+    """
+    first = Stop(containment, leaders, policy)
+    try:
+        carry_out(first.steps())
+    except Exception:
+        raise
+    except BaseException:
+        run(Stop(containment, leaders, policy.at_once()).steps())
+        raise
+    return first.outcome
+
+
+def wait_for(wait: Wait) -> None:
+    """Block until an fd is readable or the deadline has come."""
+    poller = select.poll()
+    for fd in wait.fds:
+        poller.register(fd, select.POLLIN)
+    poller.poll(milliseconds_until(wait.deadline))
+
+
+def milliseconds_until(deadline: float) -> int | None:
+    """From now to `deadline` (monotonic seconds), rounded up, for poll(); None for inf."""
+    if deadline == math.inf:
+        return None
+    return math.ceil(max(0.0, deadline - time.monotonic()) * 1000)
+
+
+@atexit.register
+def _stop_everything() -> None:
+    for containment in list(_live):
+        if containment.owner == os.getpid():
+            stop(containment, (), StopPolicy(timeout_stop=0.0))
+            forget(containment)
+    for backend in list(_backends):
+        backend.close()
+
+
+def _after_fork_in_child() -> None:
+    _live.clear()
+    for backend in list(_backends):
+        backend.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,137 @@
+"""`group`: several processes in one containment."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from types import TracebackType
+from typing import Any
+
+from allgone._backends import choose
+from allgone._backends.choose import BackendName
+from allgone._core.containment import Backend
+from allgone._core.names import made_up_name
+from allgone._core.policy import StopPolicy
+from allgone._core.report import Report
+from allgone._process import driver, reporting
+from allgone._process.popen import Popen
+from allgone.errors import WrongProcess
+
+
+class Group:
+    """Several processes that are stopped together, each of which can also be stopped on its own.
+
+    >>> with Group() as servers:
+    ...     one = servers.Popen(["sleep", "1000"])
+    ...     two = servers.Popen(["sleep", "1000"])
+    ...     servers.members() == {one.pid, two.pid}
+    True
+    >>> one.poll()
+    -15
+
+    backend, name, policy, sweep
+        As for `Popen`.
+
+    Raises `BackendUnavailable`, and ValueError where the name can't be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: BackendName | Backend | None = None,
+        name: str | None = None,
+        policy: StopPolicy | None = None,
+        sweep: bool = False,
+    ) -> None:
+        made_by = choose.backend(backend, sweep=sweep)
+        self._policy = policy or StopPolicy()
+        self._report: Report | None = None
+        self._processes: list[Popen] = []
+        self._numbers = itertools.count(1)
+        self._containment = made_by.create(name, "group")
+        driver.track(self._containment, made_by)
+
+    @property
+    def backend(self) -> str:
+        """``"cgroup"`` or ``"process-group"``."""
+        return self._containment.backend
+
+    @property
+    def name(self) -> str:
+        """The name of the containment."""
+        return self._containment.name
+
+    @property
+    def report(self) -> Report | None:
+        """What `stop()` found and did; None before it."""
+        return self._report
+
+    def Popen(self, args: Any, *positional: Any, name: str | None = None, **keywords: Any) -> Popen:  # noqa: N802  # reads as subprocess.Popen does
+        """Start a process in the group; arguments as for `allgone.Popen`, its backend being the group's."""
+        if self._report is not None:
+            raise ValueError(f"group {self.name} has been stopped")
+        if given := {"backend", "sweep"} & keywords.keys():
+            raise TypeError(f"{given.pop()}= is the group's to say")
+        inner = self._containment.nested(name or made_up_name(_first(args), next(self._numbers)))
+        process = Popen(
+            args, *positional, _within=inner, policy=keywords.pop("policy", self._policy), **keywords
+        )
+        self._processes.append(process)
+        return process
+
+    def members(self) -> frozenset[int]:
+        """Pids of all live processes in the group."""
+        return self._containment.members()
+
+    def signal_all(self, signum: int) -> frozenset[int]:
+        """Send to every member; returns the pids reached."""
+        self._check_owner()
+        return self._containment.signal(signum)
+
+    def stop(self, policy: StopPolicy | None = None) -> Report:
+        """Stop every process of the group at the same time; as `Popen.stop`, with the leaders of all."""
+        if self._report is None:
+            self._check_owner()
+            leaders = [leader for process in self._processes for leader in process._leaders()]
+            stop = functools.partial(driver.stop, self._containment, leaders, policy or self._policy)
+            self._report = reporting.reported(self._containment, stop, self._settled)
+        return self._report
+
+    def _settled(self) -> None:
+        for process in self._processes:
+            process._settled()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    _close(stream)
+        driver.forget(self._containment)
+
+    def _check_owner(self) -> None:
+        if self._containment.owner != os.getpid():
+            raise WrongProcess(f"{self.name} is of process {self._containment.owner}; this is {os.getpid()}")
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self._containment.owner != os.getpid():
+            return
+        if error is None:
+            self.stop()
+        else:
+            reporting.stop_after(error, self.stop)
+
+
+def _first(args: Any) -> Any:
+    if isinstance(args, (str, bytes, os.PathLike)):
+        return args
+    return next(iter(args), None)
+
+
+def _close(stream: Any) -> None:
+    try:
+        stream.close()
+    except BrokenPipeError:
+        pass  # something was still buffered for a process that is gone

@@ -1,0 +1,340 @@
+"""`Popen`: subprocess.Popen whose `terminate`, `kill` and `stop` reach everything that it started."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+from allgone._backends import cgroup_base, choose
+from allgone._backends.choose import BackendName
+from allgone._core.command import Command
+from allgone._core.containment import Backend, Containment, Guarantees
+from allgone._core.policy import StopPolicy
+from allgone._core.report import Report
+from allgone._core.stop import Steps, Wait
+from allgone._linux import fds, launcher
+from allgone._linux.pidfd import Child
+from allgone._process import driver, reporting
+from allgone._process.communicate import Exchange
+from allgone._process.spawn_arguments import AlsoPass, argv_of, named
+from allgone.errors import PlacementFailed, WrongProcess
+
+
+class Popen(subprocess.Popen[Any]):
+    """`subprocess.Popen` with a containment: what the child starts can be found, signalled and stopped with it.
+
+    Takes all that `subprocess.Popen` takes, and:
+
+    backend
+        ``"cgroup"``, ``"process-group"``, ``"auto"`` (default; ALLGONE_BACKEND overrides it) or a backend object.
+    name
+        What the containment is called (default: made up from the command).
+    policy
+        The `StopPolicy` for `stop()` and for leaving the ``with`` block.
+    sweep
+        With process-group: also stop descendants that left the session. This process is a child subreaper meanwhile.
+
+    Leaving the ``with`` block waits for the leader, as in the standard library, then stops what is left; leaving it
+    by an exception stops everything at once.
+
+    >>> with Popen(["sh", "-c", "sleep 100 & echo started"], stdout=subprocess.PIPE) as proc:
+    ...     proc.stdout.readline()
+    b'started\\n'
+    >>> proc.members()
+    frozenset()
+
+    Raises what `subprocess.Popen` raises (`FileNotFoundError` names the command), `BackendUnavailable`, and
+    `PlacementFailed` when the child could not enter its containment (nothing was run then).
+    """
+
+    def __init__(
+        self,
+        args: Any,
+        *positional: Any,
+        backend: BackendName | Backend | None = None,
+        name: str | None = None,
+        policy: StopPolicy | None = None,
+        sweep: bool = False,
+        _within: Containment | None = None,
+        **keywords: Any,
+    ) -> None:
+        options = named(positional, keywords)
+        argv, executable = argv_of(
+            args, shell=options.pop("shell", False), executable=options.pop("executable", None)
+        )
+        self._policy = _checked_policy(policy) or StopPolicy()
+        self._report: Report | None = None
+        self._child: Child | None = None
+        if _within is not None:
+            self._containment = _within
+        else:
+            made_by = choose.backend(backend, sweep=sweep)
+            self._containment = made_by.create(name, executable)
+            driver.track(self._containment, made_by)
+        try:
+            self._spawn(argv, executable, options)
+        except BaseException:
+            self._discard()
+            raise
+        self.args = args
+
+    def _spawn(self, argv: Sequence[object], executable: object, options: dict[str, Any]) -> None:
+        reader, writer = fds.pipe()
+        try:
+            try:
+                with self._containment.command(
+                    argv,
+                    executable,
+                    writer,
+                    restore_signals=options.get("restore_signals", True),
+                    other_user=any(options.get(who) is not None for who in ("user", "group", "extra_groups")),
+                ) as command:
+                    self._start(command, options)
+            finally:
+                os.close(writer)
+            failed = launcher.failure(reader)
+        finally:
+            os.close(reader)
+        if failed is not None:
+            raise self._failure(failed, executable)
+
+    def _start(self, command: Command, options: dict[str, Any]) -> None:
+        options = dict(options)
+        options["pass_fds"] = _passed(options, command)
+        if options.get("preexec_fn") is not None:
+            options["preexec_fn"] = _entered_first(command, options["preexec_fn"])
+        if command.start_new_session:
+            _check_process_group(options)
+            options["start_new_session"] = True
+        try:
+            super().__init__(list(command.argv), executable=command.executable, **options)  # type: ignore[call-overload]  # as the user gave them
+        except OSError as e:
+            if e.filename in (command.executable, os.fsencode(command.executable)):
+                raise PlacementFailed(
+                    e.errno or 0, f"the launcher can't be executed: {e.strerror}", launcher.program(),
+                    "ALLGONE_LAUNCHER=interpreted uses the Python interpreter instead",
+                ) from e  # fmt: skip
+            raise
+        self._adopt()
+
+    def _failure(self, failed: launcher.Failure, executable: Any) -> OSError:
+        message = os.strerror(failed.error)
+        if failed.stage == launcher.EXEC:
+            return OSError(failed.error, message, executable)
+        remedy = cgroup_base.placement_remedy(failed.error)
+        return PlacementFailed(failed.error, message, self._containment.where(), remedy)
+
+    def _discard(self) -> None:
+        """After a failed start: nothing was run, or it is killed now; nothing stays open."""
+        if self._child is None and self._child_created:
+            self._adopt()  # interrupted after the fork
+        for stream in (self.stdin, self.stdout, self.stderr) if self._child else ():
+            if stream is not None:
+                stream.close()
+        driver.stop(self._containment, self._leaders(), self._policy.at_once())
+        driver.forget(self._containment)
+        if self._child is not None:
+            self._notice_end(block=True)
+
+    def _adopt(self) -> None:
+        self._child = Child(self.pid)
+        self._containment.born(self.pid)
+
+    def _leaders(self) -> tuple[Child, ...]:
+        return () if self._child is None or self.returncode is not None else (self._child,)
+
+    # What it is
+
+    @property
+    def backend(self) -> str:
+        """``"cgroup"`` or ``"process-group"``: what holds this process."""
+        return self._containment.backend
+
+    @property
+    def name(self) -> str:
+        """The name of the containment."""
+        return self._containment.name
+
+    @property
+    def guarantees(self) -> Guarantees:
+        """What this containment can promise."""
+        return self._containment.guarantees
+
+    @property
+    def report(self) -> Report | None:
+        """What `stop()` found and did; None before it."""
+        return self._report
+
+    def members(self) -> frozenset[int]:
+        """Pids of all live processes in the containment: the leader and what it started."""
+        return self._containment.members()
+
+    def escapees(self) -> frozenset[int]:
+        """Pids of live descendants that left the containment; with cgroup there are none."""
+        return self._containment.escapees()
+
+    # Waiting: the leader is looked at without reaping it, for its number may still be needed
+
+    def poll(self) -> int | None:
+        """As `subprocess.Popen.poll`. When the leader has ended and nothing is left, the containment is removed."""
+        if self.returncode is None and self._child is not None:
+            self._notice_end(block=False)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """As `subprocess.Popen.wait`: for the leader. Raises `subprocess.TimeoutExpired`."""
+        if self.returncode is None and self._child is not None:
+            if timeout is not None and not self._child.wait(timeout):
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            self._notice_end(block=True)
+        return super().wait(timeout)
+
+    def _notice_end(self, *, block: bool) -> None:
+        assert self._child is not None
+        try:
+            status = self._child.exit_status(block=block)
+        except ChildProcessError:
+            super().poll()  # reaped by somebody else, or SIGCHLD is ignored: what the standard library says then
+        else:
+            if status is None:
+                return
+            self.returncode = status
+        if self._is_ours() and (self._remove_if_empty() or not self._containment.pins_leader):
+            self._child.reap()
+
+    def _remove_if_empty(self) -> bool:
+        removed = self._containment.remove()
+        if removed:
+            driver.forget(self._containment)
+        return removed
+
+    # Signals and stopping: for all members
+
+    def terminate(self) -> None:
+        """SIGTERM to every member."""
+        self.signal_all(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to every member at once; does not wait. `stop()` makes sure."""
+        self._check_owner()
+        self._containment.kill()
+        if self._child is not None:
+            self._child.send(signal.SIGKILL)
+
+    def signal_all(self, signum: int) -> frozenset[int]:
+        """Send to every member; returns the pids reached. (`send_signal` reaches the leader only.)"""
+        self._check_owner()
+        reached = self._containment.signal(signum)
+        if self._child is not None and self._child.pid not in reached and not self._child.has_ended():
+            self._child.send(signum)
+            reached |= {self._child.pid}
+        return reached
+
+    def stop(self, policy: StopPolicy | None = None) -> Report:
+        """Stop every member as `policy` says (default: the one given at the start), reap the leader, remove the
+        containment. The second call returns the report of the first.
+
+        >>> with Popen(["sleep", "1000"]) as proc:
+        ...     proc.stop(StopPolicy(timeout_stop=1)).returncode
+        -15
+
+        Raises `StopTimeout` naming the pids when SIGKILL did not end them; it may be called again then.
+        """
+        return self.stop_meanwhile(driver.run, policy)
+
+    def stop_meanwhile(self, carry_out: Callable[[Steps], None], policy: StopPolicy | None = None) -> Report:
+        """`stop()` by a driver of one's own: `carry_out` does the waiting that the steps ask for."""
+        if self._report is None:
+            self._check_owner()
+            policy = _checked_policy(policy) or self._policy
+            outcome = functools.partial(driver.stop, self._containment, self._leaders(), policy, carry_out)
+            self._report = reporting.reported(self._containment, outcome, self._settled)
+        return self._report
+
+    def exchange(self, exchange: Exchange, deadline: float) -> bool:
+        """Move data until the leader has ended (True) or `deadline` (monotonic seconds) has come (False)."""
+        assert self._child is not None
+        try:
+            ended = self._child.has_ended() or exchange.pump(Wait((self._child.fileno(),), deadline))
+        except ProcessLookupError:
+            ended = True  # somebody else reaped it between the two
+        if ended:
+            self.poll()
+        return ended
+
+    def _settled(self) -> int | None:
+        """After a stop: reap the leader and let go of the containment."""
+        if self._child is not None:
+            if self.returncode is None:
+                self._notice_end(block=True)
+            if self._containment.remove():
+                self._child.reap()
+        driver.forget(self._containment)
+        return self.returncode
+
+    def _is_ours(self) -> bool:
+        return self._containment.owner == os.getpid()
+
+    def _check_owner(self) -> None:
+        if not self._is_ours():
+            raise WrongProcess(
+                f"{self.name} was started by process {self._containment.owner}; this is {os.getpid()}, a fork of it"
+            )
+
+    def __enter__(self) -> Popen:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if not self._is_ours():
+            return
+        if error is not None:
+            reporting.stop_after(error, self.stop)
+            super().__exit__(kind, error, tb)
+            return
+        try:
+            super().__exit__(None, None, None)
+        except BaseException as interrupted:
+            reporting.stop_after(interrupted, self.stop)
+            raise
+        self.stop()
+
+
+def _checked_policy(policy: StopPolicy | None) -> StopPolicy | None:
+    if policy is not None and not isinstance(policy, StopPolicy):
+        raise TypeError(f"policy must be a StopPolicy, not {type(policy).__name__}")
+    return policy
+
+
+def _passed(options: dict[str, Any], command: Command) -> tuple[int, ...]:
+    """The value for pass_fds; may set cwd."""
+    users = tuple(options.get("pass_fds", ()))
+    if users or options.get("close_fds", True):
+        return (*users, *command.pass_fds)
+    if options.get("cwd") is None:
+        options["cwd"] = "."  # keeps subprocess from posix_spawn(), which would not look at pass_fds
+    return AlsoPass(command.pass_fds)
+
+
+def _entered_first(command: Command, preexec_fn: Any) -> Any:
+    if command.start_new_session and preexec_fn in (os.setsid, os.setpgrp):
+        return None  # the session is made anyway, and can't be made twice
+
+    def enter_then_call() -> None:
+        command.enter()
+        preexec_fn()
+
+    return enter_then_call
+
+
+def _check_process_group(options: dict[str, Any]) -> None:
+    if options.pop("process_group", None) not in (None, -1, 0):
+        raise ValueError(
+            "process_group= joins a group that exists; the process-group backend makes one of its own"
+        )

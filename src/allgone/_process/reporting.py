@@ -1,0 +1,73 @@
+"""From a stop to its `Report`, and stops that follow an exception without replacing it."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+
+from allgone._core.containment import Containment
+from allgone._core.report import Process, Report
+from allgone._core.stop import Outcome
+from allgone._linux import processes
+from allgone.errors import AllgoneError, EscapedProcessWarning
+
+
+def reported(
+    containment: Containment, stop: Callable[[], Outcome], settle: Callable[[], int | None]
+) -> Report:
+    """Call `stop`, then `settle` (it returns the return code), and say what happened.
+
+    Warns of escapees that are still alive (`EscapedProcessWarning`). Raises `StopTimeout`.
+    """
+    began = time.monotonic()
+    seen = {p.pid: p for p in processes.describe(containment.members() | containment.escapees())}
+    left_before = containment.escapees()
+    members = tuple(p for pid, p in seen.items() if pid not in left_before)
+    outcome = stop()
+    returncode = settle()
+    alive = containment.escapees()
+    escapees = _described(left_before | alive, seen)
+    report = Report(
+        name=containment.name,
+        backend=containment.backend,
+        returncode=returncode,
+        members=members,
+        sent=tuple(outcome.sent),
+        killed=_described(outcome.killed, seen),
+        left_running=_described(outcome.left_running, seen),
+        escapees=escapees,
+        duration=time.monotonic() - began,
+    )
+    if alive:
+        _warn(report, alive)
+    return report
+
+
+def _described(pids: frozenset[int], seen: dict[int, Process]) -> tuple[Process, ...]:
+    seen |= {p.pid: p for p in processes.describe(pids - seen.keys())}
+    return tuple(seen[pid] for pid in sorted(pids))
+
+
+def _warn(report: Report, alive: frozenset[int]) -> None:
+    who = ", ".join(str(p) for p in report.escapees if p.pid in alive)
+    warnings.warn(
+        f"{report.name}: still alive, for they left the process group by setsid(): {who}. "
+        'sweep=True stops such processes too, and backend="cgroup" keeps them from leaving',
+        EscapedProcessWarning,
+        stacklevel=4,
+    )
+
+
+def stop_after(error: BaseException, stop: Callable[[], object]) -> None:
+    """Stop because of `error`, which goes on being raised; a failure of the stop is noted on it."""
+    try:
+        stop()
+    except AllgoneError as failure:
+        if hasattr(error, "add_note"):
+            error.add_note(f"and then: {type(failure).__name__}: {failure}")
+        else:  # Python 3.10
+            last: BaseException = error
+            while last.__context__ is not None:
+                last = last.__context__
+            last.__context__ = failure

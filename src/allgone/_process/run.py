@@ -1,0 +1,107 @@
+"""`run` and its relatives: a command from its start to nothing left."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import time
+from typing import Any
+
+from allgone._core.report import Report
+from allgone._process.communicate import Exchange, as_asked, as_bytes, expired
+from allgone._process.popen import Popen
+
+
+class CompletedProcess(subprocess.CompletedProcess[Any]):
+    """`subprocess.CompletedProcess` that also knows what had to be stopped when the command had ended."""
+
+    report: Report
+
+
+def run(
+    *popenargs: Any,
+    input: Any = None,
+    capture_output: bool = False,
+    timeout: float | None = None,
+    check: bool = False,
+    **keywords: Any,
+) -> CompletedProcess:
+    """`subprocess.run`, and when it returns everything that the command started is gone.
+
+    When the leader has ended, the rest is stopped and what they wrote until then is kept: a descendant that holds
+    the captured pipe can't make it wait. On a time-out the whole tree is stopped by `policy`.
+
+    >>> run(["sh", "-c", "sleep 1000 & echo hi"], capture_output=True).stdout
+    b'hi\\n'
+
+    Raises `subprocess.CalledProcessError`, `subprocess.TimeoutExpired` (with the output so far), and what `Popen`
+    raises.
+    """
+    if input is not None:
+        if keywords.get("stdin") is not None:
+            raise ValueError("stdin and input arguments may not both be used.")
+        keywords["stdin"] = subprocess.PIPE
+    if capture_output:
+        if keywords.get("stdout") is not None or keywords.get("stderr") is not None:
+            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
+        keywords["stdout"] = keywords["stderr"] = subprocess.PIPE
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    with Popen(*popenargs, **keywords) as process:
+        streams = {"stdin": process.stdin, "stdout": process.stdout, "stderr": process.stderr}
+        exchange = Exchange(streams, as_bytes(input, process.stdin))
+        ended = process.exchange(exchange, deadline)
+        report = process.stop_meanwhile(exchange.pump_through)
+        exchange.drain()
+        if not ended:
+            raise expired(process.args, timeout or 0, exchange)
+        stdout = as_asked(exchange.output("stdout"), process.stdout)
+        stderr = as_asked(exchange.output("stderr"), process.stderr)
+    completed = CompletedProcess(process.args, process.returncode, stdout, stderr)
+    completed.report = report
+    if check:
+        completed.check_returncode()
+    return completed
+
+
+def call(*popenargs: Any, timeout: float | None = None, **keywords: Any) -> int:
+    """`subprocess.call`: run a command, return its return code; everything that it started is gone then.
+
+    >>> call(["sh", "-c", "sleep 1000 & exit 3"])
+    3
+
+    Raises `subprocess.TimeoutExpired` (the tree has been stopped) and what `Popen` raises.
+    """
+    with Popen(*popenargs, **keywords) as process:
+        return process.wait(timeout)
+
+
+def check_call(*popenargs: Any, **keywords: Any) -> int:
+    """`call` that raises `subprocess.CalledProcessError` unless the return code is 0.
+
+    >>> check_call(["true"])
+    0
+    """
+    code = call(*popenargs, **keywords)
+    if code:
+        raise subprocess.CalledProcessError(code, keywords["args"] if "args" in keywords else popenargs[0])
+    return 0
+
+
+def check_output(*popenargs: Any, timeout: float | None = None, **keywords: Any) -> Any:
+    """`subprocess.check_output`: run a command, return what it and all that it started wrote to stdout.
+
+    >>> check_output(["sh", "-c", "sleep 1000 & echo hi"], text=True)
+    'hi\n'
+
+    Raises `subprocess.CalledProcessError`, `subprocess.TimeoutExpired` and what `Popen` raises.
+    """
+    for keyword in ("stdout", "check"):
+        if keyword in keywords:
+            raise ValueError(f"{keyword} argument not allowed, it will be overridden.")
+    if "input" in keywords and keywords["input"] is None:
+        keywords["input"] = "" if _is_text(keywords) else b""  # None means empty here, in subprocess as well
+    return run(*popenargs, stdout=subprocess.PIPE, timeout=timeout, check=True, **keywords).stdout
+
+
+def _is_text(keywords: dict[str, Any]) -> bool:
+    return any(keywords.get(each) for each in ("universal_newlines", "text", "encoding", "errors"))

@@ -1,0 +1,105 @@
+"""Every exception and warning of allgone.
+
+All derive from `AllgoneError` and from the standard class that a caller would catch, and all survive pickling
+(pytest-xdist and multiprocessing need that): what a constructor takes is what ``args`` holds.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class AllgoneError(Exception):
+    """Base class of the errors that allgone raises itself."""
+
+
+class Reason(NamedTuple):
+    """Why a way was not taken: what was tried, why it does not work here, and what would make it work."""
+
+    tried: str
+    why: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.tried}: {self.why}" + (f" ({self.remedy})" if self.remedy else "")
+
+
+class BackendUnavailable(AllgoneError, RuntimeError):
+    """The backend asked for by name does not work here; `reasons` says what was tried, why not, and the fix."""
+
+    def __init__(self, backend: str, reasons: tuple[Reason, ...]) -> None:
+        super().__init__(backend, reasons)
+        self.backend = backend
+        self.reasons = reasons
+
+    def __str__(self) -> str:
+        return f"backend {self.backend!r} is not available here:" + "".join(
+            f"\n  - {r}" for r in self.reasons
+        )
+
+
+class Unsupported(AllgoneError, NotImplementedError):
+    """This backend cannot do that; the message says why and which one can."""
+
+
+class WrongProcess(AllgoneError, RuntimeError):
+    """A forked copy of the supervisor tried to stop what its parent had started."""
+
+
+class PlacementFailed(AllgoneError, OSError):
+    """The child could not enter its containment. The command was not run; the child is already dead and reaped.
+
+    ``errno``, ``strerror`` and ``filename`` (the containment) are set as in any `OSError`; `remedy` says what helps.
+    """
+
+    def __init__(self, errno: int, strerror: str, filename: str, remedy: str = "") -> None:
+        super().__init__(errno, strerror, filename)
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type[PlacementFailed], tuple[int, str, str, str]]:
+        return type(self), (self.errno or 0, self.strerror or "", str(self.filename), self.remedy)
+
+    def __str__(self) -> str:
+        return f"cannot enter {self.filename}: {self.strerror}" + (f". {self.remedy}" if self.remedy else "")
+
+
+def _with_tail(message: str, tail: str) -> str:
+    return f"{message}\nlast output:\n{tail}" if tail else message
+
+
+class NotReady(AllgoneError, TimeoutError):
+    """`ready=` was not true within `ready_timeout=`. Everything has been stopped; `tail` is the end of the output."""
+
+    def __init__(self, message: str, tail: str = "") -> None:
+        super().__init__(message, tail)
+        self.tail = tail
+
+    def __str__(self) -> str:
+        return _with_tail(str(self.args[0]), self.tail)
+
+
+class ExitedBeforeReady(AllgoneError, RuntimeError):
+    """The leader ended before `ready=` was true. Everything has been stopped; `tail` is the end of the output."""
+
+    def __init__(self, message: str, returncode: int, tail: str = "") -> None:
+        super().__init__(message, returncode, tail)
+        self.returncode = returncode
+        self.tail = tail
+
+    def __str__(self) -> str:
+        return _with_tail(str(self.args[0]), self.tail)
+
+
+class StopTimeout(AllgoneError, TimeoutError):
+    """Processes outlived SIGKILL for longer than the stop may take; `survivors` are their pids."""
+
+    def __init__(self, message: str, survivors: frozenset[int] = frozenset()) -> None:
+        super().__init__(message, survivors)
+        self.survivors = survivors
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class EscapedProcessWarning(RuntimeWarning):
+    """A process left its process-group containment (``setsid()``) and was still alive after the stop."""
