@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from allgone._core.report import Sent as Sent
     from allgone._process.fixture import process_fixture as process_fixture
     from allgone._process.group import Group as Group
-    from allgone._process.group import Group as group
+    from allgone._process.group import group as group
     from allgone._process.output import capture as capture
     from allgone._process.popen import Popen as Popen
     from allgone._process.run import CompletedProcess as CompletedProcess
@@ -63,7 +63,7 @@ _WHERE = {
     "allgone._core.policy": ("StopPolicy",),
     "allgone._core.report": ("Process", "Report", "Sent"),
     "allgone._process.fixture": ("process_fixture",),
-    "allgone._process.group": ("Group",),
+    "allgone._process.group": ("Group", "group"),
     "allgone._process.output": ("capture",),
     "allgone._process.popen": ("Popen",),
     "allgone._process.run": ("CompletedProcess", "call", "check_call", "check_output", "run"),
@@ -74,18 +74,16 @@ _WHERE = {
     "allgone.ready": ("http", "log_line", "path_exists", "tcp"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
-_ALIASES = {"group": "Group"}
 
-__all__ = sorted([*_HOME, *_ALIASES])  # noqa: PLE0605  # made from the one table above
+__all__ = sorted(_HOME)  # made from the one table above
 
 
 def __getattr__(name: str) -> object:
-    own_name = _ALIASES.get(name, name)
-    if own_name not in _HOME:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(_HOME[own_name]), own_name)
+    value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

@@ -33,9 +33,7 @@ class BackendUnavailable(AllgoneError, RuntimeError):
         self.reasons = reasons
 
     def __str__(self) -> str:
-        return f"backend {self.backend!r} is not available here:" + "".join(
-            f"\n  - {r}" for r in self.reasons
-        )
+        return f"backend {self.backend!r} is not available here:" + "".join(f"\n  - {r}" for r in self.reasons)
 
 
 class Unsupported(AllgoneError, NotImplementedError):

@@ -10,6 +10,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from allgone._backends import cgroup_base
 from allgone._core.command import Command
@@ -61,7 +62,7 @@ class CgroupContainment:
                     executable=before.executable,
                     pass_fds=before.pass_fds,
                     start_new_session=False,
-                    enter=lambda: os.write(procs, b"0") and None,
+                    enter=partial(_enter, procs),
                 )
         finally:
             os.close(procs)
@@ -141,6 +142,10 @@ class CgroupContainment:
         self._gone = True
         self._forget(self._folder)
         return True
+
+
+def _enter(procs: int) -> None:
+    os.write(procs, b"0")
 
 
 class CgroupBackend:

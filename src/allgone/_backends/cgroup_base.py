@@ -58,14 +58,10 @@ def _own(mounts: list[Mount]) -> Base:
         path = cgroupfs.own_cgroup(f.read())
     tried = f"the supervisor's own cgroup ({path})"
     if path is None:
-        raise _unavailable(
-            Reason("the supervisor's own cgroup", "no 0:: line in /proc/self/cgroup", _MOUNT_HELP)
-        )
+        raise _unavailable(Reason("the supervisor's own cgroup", "no 0:: line in /proc/self/cgroup", _MOUNT_HELP))
     if ".." in path.split("/"):
         raise _unavailable(
-            Reason(
-                tried, "it is outside our cgroup namespace", "start the process inside the container's cgroup"
-            )
+            Reason(tried, "it is outside our cgroup namespace", "start the process inside the container's cgroup")
         )
     shown = [(m, folder) for m in mounts if (folder := cgroupfs.directory(m, path)) and os.path.isdir(folder)]
     if not shown:
@@ -129,9 +125,7 @@ def rehearse(base: Base) -> None:
     try:
         os.mkdir(folder)
     except OSError as e:
-        raise _unavailable(
-            Reason(tried, f"mkdir: {e.strerror}", "choose another cgroup with ALLGONE_CGROUP")
-        ) from e
+        raise _unavailable(Reason(tried, f"mkdir: {e.strerror}", "choose another cgroup with ALLGONE_CGROUP")) from e
     try:
         failed = _enter(folder)
     finally:

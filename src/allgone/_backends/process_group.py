@@ -17,9 +17,7 @@ from allgone._core.containment import Guarantees
 from allgone._core.names import checked_name, made_up_name
 from allgone._linux import launcher, pidfd, processes, subreaper
 
-_SIGSTOP_ROUNDS = (
-    200  # of a sweep that tries to outrun a swarm; the stop sequence calls again until its deadline
-)
+_SIGSTOP_ROUNDS = 200  # of a sweep that tries to outrun a swarm; the stop sequence calls again until its deadline
 _WATCHED = 64  # members watched by pidfd at a time; those that remain are watched at the next look
 
 
@@ -87,16 +85,12 @@ class ProcessGroupContainment:
         return inner
 
     def where(self) -> str:
-        return (
-            "session " + (", ".join(map(str, self._leaders)) or "not started") if self._session else "its tag"
-        )
+        return "session " + (", ".join(map(str, self._leaders)) or "not started") if self._session else "its tag"
 
     def members(self) -> frozenset[int]:
         if self._sweep:
             self._reap_adopted()
-        own = frozenset(
-            pid for pid in processes.all_pids() if self._is_member(pid) and processes.is_alive(pid)
-        )
+        own = frozenset(pid for pid in processes.all_pids() if self._is_member(pid) and processes.is_alive(pid))
         return own.union(*(inner.members() for inner in self._inner))
 
     def _is_member(self, pid: int) -> bool:
@@ -172,11 +166,7 @@ class ProcessGroupContainment:
         """SIGSTOP to all until a look finds nobody new: killing while others fork would chase a swarm for ever."""
         held: set[int] = set()
         for _ in range(_SIGSTOP_ROUNDS):
-            new = (
-                {pid for pid in processes.children_of_self() if self._is_tagged(pid)}
-                - held
-                - set(self._leaders)
-            )
+            new = {pid for pid in processes.children_of_self() if self._is_tagged(pid)} - held - set(self._leaders)
             new = new or {pid for pid in processes.all_pids() if self._is_member(pid)} - held
             if not new:
                 return
@@ -264,9 +254,7 @@ class MembersWatch:
     def __enter__(self) -> MembersWatch:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
 
@@ -283,9 +271,7 @@ class ProcessGroupBackend:
 
     def __init__(self, *, sweep: bool = False, session: bool = True) -> None:
         if not session and not sweep:
-            raise ValueError(
-                "session=False needs sweep=True: without a session there is nothing else to go by"
-            )
+            raise ValueError("session=False needs sweep=True: without a session there is nothing else to go by")
         self._sweep = sweep
         self._session = session
         self._lock = threading.Lock()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """A command with the launcher in front of it, and what must be inherited for that to work."""
 
-    argv: tuple[object, ...]  # str, bytes or os.PathLike, as the user gave them
+    argv: tuple[Any, ...]  # str, bytes or os.PathLike, as the user gave them
     executable: str
     pass_fds: tuple[int, ...]
     start_new_session: bool

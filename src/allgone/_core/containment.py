@@ -22,9 +22,7 @@ class Guarantees:
 class Watch(Protocol):
     """Tells when it is worth looking at a containment again. A context manager; closing it twice is fine."""
 
-    recheck: (
-        float | None
-    )  # seconds after which to look again although nothing happened; None: the fd is enough
+    recheck: float | None  # seconds after which to look again although nothing happened; None: the fd is enough
 
     def emptied(self) -> bool:
         """Whether the last member is gone; if not, `fileno()` is armed for the next change."""
@@ -36,9 +34,7 @@ class Watch(Protocol):
 
     def __enter__(self) -> Watch: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None: ...
 
 
 class Containment(Protocol):

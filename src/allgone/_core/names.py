@@ -7,9 +7,7 @@ import re
 
 MAX_NAME = 128  # bytes; a directory name may have 255, and units add a prefix and a suffix
 _ALLOWED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:+-]*")
-_RESERVED = re.compile(
-    r"guard|(cgroup|cpu|cpuset|io|memory|pids|hugetlb|rdma|misc|dmem|irq|debug|perf_event)\..*"
-)
+_RESERVED = re.compile(r"guard|(cgroup|cpu|cpuset|io|memory|pids|hugetlb|rdma|misc|dmem|irq|debug|perf_event)\..*")
 
 
 def checked_name(name: str) -> str:

@@ -41,9 +41,7 @@ class StopPolicy:
 
     def __post_init__(self) -> None:
         if self.kill_mode not in get_args(KillMode):
-            raise ValueError(
-                f"kill_mode must be one of {', '.join(get_args(KillMode))}, not {self.kill_mode!r}"
-            )
+            raise ValueError(f"kill_mode must be one of {', '.join(get_args(KillMode))}, not {self.kill_mode!r}")
         for field in ("kill_signal", "final_kill_signal"):
             value = getattr(self, field)
             if value not in signal.valid_signals():

@@ -19,9 +19,7 @@ from allgone.errors import StopTimeout
 
 KILL_TIMEOUT = 15.0  # seconds that SIGKILL may take to empty a containment before the stop gives up, loudly
 KILL_AGAIN = 0.02  # seconds without progress after which SIGKILL is sent again, and one by one
-REMOVE_AGAIN = (
-    0.002  # seconds between two attempts at removal: EBUSY lasts 5-15 ms after a kill, and has no event
-)
+REMOVE_AGAIN = 0.002  # seconds between two attempts at removal: EBUSY lasts 5-15 ms after a kill, and has no event
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +73,7 @@ class Stop:
                 yield from self._ask(watch, self._policy.final_kill_signal, polite=False)
             if self._policy.kill_mode == "process":
                 yield from self._kill_leaders(watch)
-                self.outcome.left_running = self._containment.members() - {
-                    leader.pid for leader in self._leaders
-                }
+                self.outcome.left_running = self._containment.members() - {leader.pid for leader in self._leaders}
                 if self.outcome.left_running:
                     return
             yield from self._kill_all(watch)
@@ -94,9 +90,7 @@ class Stop:
 
     def _ask(self, watch: Watch, signum: int, *, polite: bool) -> Steps:
         """Send `signum`, then wait for its effect for `timeout_stop` at most."""
-        everyone = self._policy.kill_mode == "control-group" or not (
-            polite or self._policy.kill_mode == "process"
-        )
+        everyone = self._policy.kill_mode == "control-group" or not (polite or self._policy.kill_mode == "process")
         extra = [signal.SIGHUP] if polite and self._policy.send_sighup else []
         # SIGCONT last: a stopped member gets the others pending and acts on them as soon as it runs.
         for each in (signum, *extra, signal.SIGCONT):
@@ -142,9 +136,7 @@ class Stop:
         deadline = self._clock() + KILL_TIMEOUT
         while True:
             yield from self._kill_members(watch, deadline)
-            for (
-                leader
-            ) in self._leaders:  # one that moved itself elsewhere is still our child, and still meant
+            for leader in self._leaders:  # one that moved itself elsewhere is still our child, and still meant
                 leader.send(signal.SIGKILL)
             while not all(leader.has_ended() for leader in self._leaders):
                 if self._clock() >= deadline:

@@ -192,7 +192,7 @@ def remove(folder: str) -> bool:
 
 
 def remove_soon(folder: str, within: float = 1.0) -> bool:
-    """`remove()`, again for `within` seconds at most: after a process ended EBUSY can last 5-15 ms, without an event."""
+    """`remove()`, again for `within` seconds at most: after an end EBUSY can last 5-15 ms, and has no event."""
     deadline = time.monotonic() + within
     while not remove(folder):
         if time.monotonic() >= deadline:
@@ -267,9 +267,7 @@ class EmptiedWatch:
     def __enter__(self) -> EmptiedWatch:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
 

@@ -15,12 +15,12 @@ BEFORE = 6  # python, -I, -S, -c, this text, IGNORED
 USAGE, TAG, ENTER, WAIT, EXEC = range(5)
 
 
-def raw(path):  # type: ignore[no-untyped-def]  # kept to what every Python starts fast with
+def raw(path):
     with open(path, "rb") as f:
         return f.read().split(b"\0")[:-1]
 
 
-def launch():  # type: ignore[no-untyped-def]
+def launch():
     status, stage = None, USAGE
     try:
         # From the kernel, not sys.argv and os.environ: those went through a locale.
@@ -51,7 +51,7 @@ def launch():  # type: ignore[no-untyped-def]
         fail(status, stage, e.errno)
 
 
-def execute(name, argv, environment):  # type: ignore[no-untyped-def]
+def execute(name, argv, environment):
     if b"/" in name:
         os.execve(name, argv, environment)
     telling = None
@@ -65,7 +65,7 @@ def execute(name, argv, environment):  # type: ignore[no-untyped-def]
     raise telling or last
 
 
-def fail(status, stage, error):  # type: ignore[no-untyped-def]
+def fail(status, stage, error):
     if status is not None:
         os.write(status, stage.to_bytes(4, sys.byteorder) + error.to_bytes(4, sys.byteorder))
         os._exit(125)

@@ -67,16 +67,14 @@ class Group:
         """What `stop()` found and did; None before it."""
         return self._report
 
-    def Popen(self, args: Any, *positional: Any, name: str | None = None, **keywords: Any) -> Popen:  # noqa: N802  # reads as subprocess.Popen does
+    def Popen(self, args: Any, *positional: Any, name: str | None = None, **keywords: Any) -> Popen:
         """Start a process in the group; arguments as for `allgone.Popen`, its backend being the group's."""
         if self._report is not None:
             raise ValueError(f"group {self.name} has been stopped")
         if given := {"backend", "sweep"} & keywords.keys():
             raise TypeError(f"{given.pop()}= is the group's to say")
         inner = self._containment.nested(name or made_up_name(_first(args), next(self._numbers)))
-        process = Popen(
-            args, *positional, _within=inner, policy=keywords.pop("policy", self._policy), **keywords
-        )
+        process = Popen(args, *positional, _within=inner, policy=keywords.pop("policy", self._policy), **keywords)
         self._processes.append(process)
         return process
 
@@ -113,15 +111,16 @@ class Group:
     def __enter__(self) -> Group:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._containment.owner != os.getpid():
             return
         if error is None:
             self.stop()
         else:
             reporting.stop_after(error, self.stop)
+
+
+group = Group  # reads as what it makes: with allgone.group() as servers
 
 
 def _first(args: Any) -> Any:

@@ -64,9 +64,7 @@ class Popen(subprocess.Popen[Any]):
         **keywords: Any,
     ) -> None:
         options = named(positional, keywords)
-        argv, executable = argv_of(
-            args, shell=options.pop("shell", False), executable=options.pop("executable", None)
-        )
+        argv, executable = argv_of(args, shell=options.pop("shell", False), executable=options.pop("executable", None))
         self._policy = _checked_policy(policy) or StopPolicy()
         self._report: Report | None = None
         self._child: Child | None = None
@@ -112,7 +110,7 @@ class Popen(subprocess.Popen[Any]):
             _check_process_group(options)
             options["start_new_session"] = True
         try:
-            super().__init__(list(command.argv), executable=command.executable, **options)  # type: ignore[call-overload]  # as the user gave them
+            super().__init__(list(command.argv), executable=command.executable, **options)
         except OSError as e:
             if e.filename in (command.executable, os.fsencode(command.executable)):
                 raise PlacementFailed(
@@ -131,7 +129,7 @@ class Popen(subprocess.Popen[Any]):
 
     def _discard(self) -> None:
         """After a failed start: nothing was run, or it is killed now; nothing stays open."""
-        if self._child is None and self._child_created:
+        if self._child is None and getattr(self, "pid", None) is not None:
             self._adopt()  # interrupted after the fork
         for stream in (self.stdin, self.stdout, self.stderr) if self._child else ():
             if stream is not None:
@@ -256,16 +254,19 @@ class Popen(subprocess.Popen[Any]):
             self._report = reporting.reported(self._containment, outcome, self._settled)
         return self._report
 
+    def end_fds(self) -> tuple[int, ...]:
+        """An fd that becomes readable when the leader ends; none if it has."""
+        if self._child is None or self.poll() is not None:
+            return ()
+        try:
+            return (self._child.fileno(),)
+        except ProcessLookupError:
+            return ()  # somebody else reaped it just now
+
     def exchange(self, exchange: Exchange, deadline: float) -> bool:
         """Move data until the leader has ended (True) or `deadline` (monotonic seconds) has come (False)."""
-        assert self._child is not None
-        try:
-            ended = self._child.has_ended() or exchange.pump(Wait((self._child.fileno(),), deadline))
-        except ProcessLookupError:
-            ended = True  # somebody else reaped it between the two
-        if ended:
-            self.poll()
-        return ended
+        fds = self.end_fds()
+        return not fds or exchange.pump(Wait(fds, deadline))
 
     def _settled(self) -> int | None:
         """After a stop: reap the leader and let go of the containment."""
@@ -289,9 +290,7 @@ class Popen(subprocess.Popen[Any]):
     def __enter__(self) -> Popen:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if not self._is_ours():
             return
         if error is not None:
@@ -335,6 +334,4 @@ def _entered_first(command: Command, preexec_fn: Any) -> Any:
 
 def _check_process_group(options: dict[str, Any]) -> None:
     if options.pop("process_group", None) not in (None, -1, 0):
-        raise ValueError(
-            "process_group= joins a group that exists; the process-group backend makes one of its own"
-        )
+        raise ValueError("process_group= joins a group that exists; the process-group backend makes one of its own")

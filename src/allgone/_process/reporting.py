@@ -13,9 +13,7 @@ from allgone._linux import processes
 from allgone.errors import AllgoneError, EscapedProcessWarning
 
 
-def reported(
-    containment: Containment, stop: Callable[[], Outcome], settle: Callable[[], int | None]
-) -> Report:
+def reported(containment: Containment, stop: Callable[[], Outcome], settle: Callable[[], int | None]) -> Report:
     """Call `stop`, then `settle` (it returns the return code), and say what happened.
 
     Warns of escapees that are still alive (`EscapedProcessWarning`). Raises `StopTimeout`.

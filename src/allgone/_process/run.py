@@ -91,7 +91,7 @@ def check_output(*popenargs: Any, timeout: float | None = None, **keywords: Any)
     """`subprocess.check_output`: run a command, return what it and all that it started wrote to stdout.
 
     >>> check_output(["sh", "-c", "sleep 1000 & echo hi"], text=True)
-    'hi\n'
+    'hi\\n'
 
     Raises `subprocess.CalledProcessError`, `subprocess.TimeoutExpired` and what `Popen` raises.
     """

@@ -1,0 +1,175 @@
+"""Readiness: what `process_fixture(ready=…)` takes. A probe says whether the process can be used by now.
+
+Any callable will do: with no parameters or one (the process), returning something true when it is ready. OSError
+(a refused connection, say) counts as "not yet"; any other exception stops the process and is raised.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from allgone._process.output import Output
+
+_PROBE_TIMEOUT = 1.0  # seconds that one connection attempt may take
+
+
+class Probe(Protocol):
+    """Asked again and again until it says yes."""
+
+    reads_output: bool
+
+    def __call__(self, process: Any, output: Output) -> bool: ...
+
+
+def tcp(port: int, host: str = "127.0.0.1") -> Probe:
+    """Ready when a TCP connection to `host`:`port` is accepted.
+
+    >>> tcp(8000)
+    tcp(8000, '127.0.0.1')
+
+    Raises ValueError for a port outside 1 to 65535.
+    """
+    if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
+        raise ValueError(f"port must be 1 to 65535, not {port!r}")
+    return _Tcp(port, host)
+
+
+def http(url: str) -> Probe:
+    """Ready when a GET of `url` (http or https) is answered with a status below 400, redirects followed.
+
+    >>> http("http://127.0.0.1:8000/health")
+    http('http://127.0.0.1:8000/health')
+
+    Raises ValueError for another scheme.
+    """
+    if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+        raise ValueError(f"url must start with http:// or https://, not {url!r}")
+    return _Http(url)
+
+
+def log_line(regex: str) -> Probe:
+    """Ready when a line of the output (stdout or stderr) contains a match of `regex`.
+
+    The output is captured for that, unless ``output=`` names a file.
+
+    >>> log_line("ready to accept connections")
+    log_line('ready to accept connections')
+
+    Raises `re.error` for a bad expression.
+    """
+    return _LogLine(re.compile(regex))
+
+
+def path_exists(path: str | os.PathLike[str]) -> Probe:
+    """Ready when `path` exists: a unix socket, a pid file.
+
+    >>> path_exists("/run/app.sock")
+    path_exists('/run/app.sock')
+    """
+    return _PathExists(os.fspath(path))
+
+
+class _Tcp:
+    reads_output = False
+
+    def __init__(self, port: int, host: str) -> None:
+        self._address = (host, port)
+
+    def __call__(self, process: Any, output: Output) -> bool:
+        import socket
+
+        with socket.create_connection(self._address, timeout=_PROBE_TIMEOUT):
+            return True
+
+    def __repr__(self) -> str:
+        return f"tcp({self._address[1]}, {self._address[0]!r})"
+
+
+class _Http:
+    reads_output = False
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __call__(self, process: Any, output: Output) -> bool:
+        from http.client import HTTPException
+        from urllib.request import ProxyHandler, build_opener
+
+        try:
+            # A proxy set in the environment is for the world outside, not for the server under test.
+            with build_opener(ProxyHandler({})).open(self._url, timeout=_PROBE_TIMEOUT) as answer:
+                return bool(answer.status < 400)
+        except HTTPException as e:
+            raise ConnectionError(f"{self._url}: {e!r}") from e
+
+    def __repr__(self) -> str:
+        return f"http({self._url!r})"
+
+
+class _LogLine:
+    reads_output = True
+
+    def __init__(self, regex: re.Pattern[str]) -> None:
+        self._regex = regex
+        self._position = 0
+        self._unfinished = b""
+
+    def __call__(self, process: Any, output: Output) -> bool:
+        while True:
+            data, self._position = output.since(self._position)
+            if not data:
+                return False
+            *lines, self._unfinished = (self._unfinished + data).split(b"\n")
+            if any(self._regex.search(line.decode("utf-8", "replace")) for line in (*lines, self._unfinished)):
+                return True
+
+    def __repr__(self) -> str:
+        return f"log_line({self._regex.pattern!r})"
+
+
+class _PathExists:
+    reads_output = False
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __call__(self, process: Any, output: Output) -> bool:
+        return os.path.exists(self._path)
+
+    def __repr__(self) -> str:
+        return f"path_exists({self._path!r})"
+
+
+class _Callable:
+    reads_output = False
+
+    def __init__(self, function: Any) -> None:
+        import inspect
+
+        self._function = function
+        try:
+            inspect.signature(function).bind()
+        except TypeError:
+            self._takes_process = True
+        except ValueError:  # a builtin that does not tell
+            self._takes_process = False
+        else:
+            self._takes_process = False
+
+    def __call__(self, process: Any, output: Output) -> bool:
+        return bool(self._function(process) if self._takes_process else self._function())
+
+    def __repr__(self) -> str:
+        return repr(self._function)
+
+
+def probe(ready: object) -> Probe | None:
+    """The probe for a fixture's ``ready=``. Raises TypeError for what can't be called."""
+    if ready is None or isinstance(ready, (_Tcp, _Http, _LogLine, _PathExists)):
+        return ready
+    if not callable(ready):
+        raise TypeError(f"ready must be a probe or a callable, not {type(ready).__name__}")
+    return _Callable(ready)
