@@ -33,7 +33,7 @@ class CgroupContainment:
         self._folder = folder
         self._mount = mount
         self._forget = forget
-        self._gone = False
+        self.gone = False
         os.mkdir(folder)
 
     @property
@@ -81,7 +81,7 @@ class CgroupContainment:
         return self._folder
 
     def members(self) -> frozenset[int]:
-        return frozenset(cgroupfs.all_procs(self._folder))
+        return frozenset() if self.gone else frozenset(cgroupfs.all_procs(self._folder))
 
     def escapees(self) -> frozenset[int]:
         return frozenset()
@@ -135,11 +135,11 @@ class CgroupContainment:
         return cgroupfs.EmptiedWatch(self._folder)
 
     def remove(self) -> bool:
-        if self._gone:
+        if self.gone:
             return True
-        if cgroupfs.populated(self._folder) or not cgroupfs.remove(self._folder):
+        if not cgroupfs.remove(self._folder):
             return False
-        self._gone = True
+        self.gone = True
         self._forget(self._folder)
         return True
 
@@ -166,7 +166,6 @@ class CgroupBackend:
         self._numbers = itertools.count(1)
         self._home: str | None = None
         self._home_fd: int | None = None
-        self._home_owner = 0
         self._live: set[str] = set()
         self._is_fork = False
         cgroup_base.rehearse(self._base)
@@ -195,17 +194,12 @@ class CgroupBackend:
         raise FileNotFoundError(errno.ENOENT, f"the cgroup to work below has vanished: {self._base.folder}")
 
     def _own_home(self) -> str:
-        if self._home_owner != os.getpid():
-            # After a fork: the parent's directory is the parent's, and so must its lock be.
-            self._is_fork = self._home_owner != 0 or self._is_fork
-            self._leave_home()
-            self._live.clear()
         if self._home is None:
             home = f"{self._base.folder}/allgone-{os.getpid()}-{secrets.token_hex(4)}"
             os.mkdir(home)
-            fd = above_stdio(os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            fcntl.flock(fd, fcntl.LOCK_EX)  # held while we live: whoever can take it knows that we are dead
-            self._home, self._home_fd, self._home_owner = home, fd, os.getpid()
+            self._home = home
+            self._home_fd = above_stdio(os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            fcntl.flock(self._home_fd, fcntl.LOCK_EX)  # held while we live: whoever can take it knows that we are dead
         return self._home
 
     def _leave_home(self) -> None:
@@ -220,7 +214,7 @@ class CgroupBackend:
                 self._remove_home()  # multiprocessing ends its children without atexit
 
     def _remove_home(self) -> None:
-        if self._home is not None and self._home_owner == os.getpid():
+        if self._home is not None:
             cgroupfs.remove_soon(self._home)
         self._leave_home()
 
@@ -235,5 +229,4 @@ class CgroupBackend:
         self._lock = threading.Lock()
         self._is_fork = True
         self._leave_home()
-        self._home_owner = 0
         self._live.clear()

@@ -40,7 +40,7 @@ class ProcessGroupContainment:
         self._tag = processes.new_tag()
         self._leaders: list[int] = []
         self._inner: list[ProcessGroupContainment] = []
-        self._gone = False
+        self.gone = False
         if sweep:
             subreaper.hold()
 
@@ -78,7 +78,7 @@ class ProcessGroupContainment:
         self._leaders.append(pid)
 
     def nested(self, name: str) -> ProcessGroupContainment:
-        if any(inner.name == checked_name(name) and not inner._gone for inner in self._inner):
+        if any(inner.name == checked_name(name) and not inner.gone for inner in self._inner):
             raise ValueError(f"name {name!r} is in use in {self.name!r}")
         inner = ProcessGroupContainment(name, sweep=self._sweep, session=self._session, forget=lambda _: None)
         self._inner.append(inner)
@@ -88,6 +88,8 @@ class ProcessGroupContainment:
         return "session " + (", ".join(map(str, self._leaders)) or "not started") if self._session else "its tag"
 
     def members(self) -> frozenset[int]:
+        if self.gone:
+            return frozenset()
         if self._sweep:
             self._reap_adopted()
         own = frozenset(pid for pid in processes.all_pids() if self._is_member(pid) and processes.is_alive(pid))
@@ -191,7 +193,7 @@ class ProcessGroupContainment:
         return MembersWatch(self)
 
     def remove(self) -> bool:
-        if self._gone:
+        if self.gone:
             return True
         if self.members():
             return False
@@ -199,7 +201,7 @@ class ProcessGroupContainment:
             self._kill_group(leader)
         if self.members() or not all([inner.remove() for inner in self._inner]):
             return False
-        self._gone = True
+        self.gone = True
         self._forget(self.name)
         if self._sweep:
             subreaper.release()

@@ -43,6 +43,7 @@ class Containment(Protocol):
     name: str
     backend: str  # "cgroup" | "process-group"
     owner: int  # pid of the supervisor that made it
+    gone: bool  # whether `remove()` has succeeded
 
     @property
     def guarantees(self) -> Guarantees: ...

@@ -7,6 +7,7 @@ import signal
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+_SIGNALS = frozenset(map(int, signal.valid_signals()))
 KillMode = Literal["control-group", "mixed", "process"]
 
 
@@ -44,7 +45,7 @@ class StopPolicy:
             raise ValueError(f"kill_mode must be one of {', '.join(get_args(KillMode))}, not {self.kill_mode!r}")
         for field in ("kill_signal", "final_kill_signal"):
             value = getattr(self, field)
-            if value not in signal.valid_signals():
+            if value not in _SIGNALS:
                 raise ValueError(f"{field} must be a signal number, not {value!r}")
         if not isinstance(self.timeout_stop, (int, float)) or isinstance(self.timeout_stop, bool):
             raise TypeError(f"timeout_stop must be a number of seconds, not {self.timeout_stop!r}")
@@ -56,4 +57,4 @@ class StopPolicy:
         return replace(self, timeout_stop=0.0, final_kill_signal=signal.SIGKILL)
 
 
-KILL_AT_ONCE = StopPolicy(timeout_stop=0.0)
+DEFAULT = StopPolicy()

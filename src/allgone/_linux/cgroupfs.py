@@ -80,7 +80,7 @@ def populated(folder: str) -> bool:
     truth: a zombie does not count, and a thread whose process has a dead leader does."""
     try:
         return b"populated 1" in read(folder + "/cgroup.events")
-    except (FileNotFoundError, OSError) as e:
+    except OSError as e:
         if e.errno in (errno.ENOENT, errno.ENODEV):  # ENODEV: removed between open and read
             return False
         raise
@@ -178,7 +178,19 @@ def contains(folder: str, pid: int, mount: Mount) -> bool:
 
 
 def remove(folder: str) -> bool:
-    """rmdir it and all below; False if the kernel says EBUSY (populated, or just emptied). True if it is gone."""
+    """rmdir it and, if it is empty, all below; False while the kernel says EBUSY. True if it is gone."""
+    try:
+        os.rmdir(folder)  # which fails unless it is empty: mostly there is nothing below, and nothing to ask before
+    except FileNotFoundError:
+        return True
+    except OSError as e:
+        if e.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
+        return not populated(folder) and _remove_below(folder)
+    return True
+
+
+def _remove_below(folder: str) -> bool:
     for each in reversed(below(folder)):
         try:
             os.rmdir(each)

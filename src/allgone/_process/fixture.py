@@ -79,7 +79,10 @@ def process_fixture(
         except BaseException as error:
             reporting.stop_after(error, process.stop)
             raise
-        process.stop()
+        else:
+            process.stop()
+        finally:
+            process.close_streams()
     finally:
         sink.close()
 

@@ -12,7 +12,7 @@ from allgone._backends import choose
 from allgone._backends.choose import BackendName
 from allgone._core.containment import Backend
 from allgone._core.names import made_up_name
-from allgone._core.policy import StopPolicy
+from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.report import Report
 from allgone._process import driver, reporting
 from allgone._process.popen import Popen
@@ -45,7 +45,7 @@ class Group:
         sweep: bool = False,
     ) -> None:
         made_by = choose.backend(backend, sweep=sweep)
-        self._policy = policy or StopPolicy()
+        self._policy = policy or DEFAULT
         self._report: Report | None = None
         self._processes: list[Popen] = []
         self._numbers = itertools.count(1)
@@ -99,9 +99,7 @@ class Group:
     def _settled(self) -> None:
         for process in self._processes:
             process._settled()
-            for stream in (process.stdin, process.stdout, process.stderr):
-                if stream is not None:
-                    _close(stream)
+            process.close_streams()
         driver.forget(self._containment)
 
     def _check_owner(self) -> None:
@@ -127,10 +125,3 @@ def _first(args: Any) -> Any:
     if isinstance(args, (str, bytes, os.PathLike)):
         return args
     return next(iter(args), None)
-
-
-def _close(stream: Any) -> None:
-    try:
-        stream.close()
-    except BrokenPipeError:
-        pass  # something was still buffered for a process that is gone

@@ -14,7 +14,7 @@ from allgone._backends import cgroup_base, choose
 from allgone._backends.choose import BackendName
 from allgone._core.command import Command
 from allgone._core.containment import Backend, Containment, Guarantees
-from allgone._core.policy import StopPolicy
+from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.report import Report
 from allgone._core.stop import Steps, Wait
 from allgone._linux import fds, launcher
@@ -65,7 +65,7 @@ class Popen(subprocess.Popen[Any]):
     ) -> None:
         options = named(positional, keywords)
         argv, executable = argv_of(args, shell=options.pop("shell", False), executable=options.pop("executable", None))
-        self._policy = _checked_policy(policy) or StopPolicy()
+        self._policy = _checked_policy(policy) or DEFAULT
         self._report: Report | None = None
         self._child: Child | None = None
         if _within is not None:
@@ -131,9 +131,8 @@ class Popen(subprocess.Popen[Any]):
         """After a failed start: nothing was run, or it is killed now; nothing stays open."""
         if self._child is None and getattr(self, "pid", None) is not None:
             self._adopt()  # interrupted after the fork
-        for stream in (self.stdin, self.stdout, self.stderr) if self._child else ():
-            if stream is not None:
-                stream.close()
+        if self._child is not None:
+            self.close_streams()
         driver.stop(self._containment, self._leaders(), self._policy.at_once())
         driver.forget(self._containment)
         if self._child is not None:
@@ -277,6 +276,15 @@ class Popen(subprocess.Popen[Any]):
                 self._child.reap()
         driver.forget(self._containment)
         return self.returncode
+
+    def close_streams(self) -> None:
+        """Close the pipes to the child, also one with something unsent for a child that is gone."""
+        for stream in (self.stdin, self.stdout, self.stderr):
+            try:
+                if stream is not None:
+                    stream.close()
+            except BrokenPipeError:
+                continue
 
     def _is_ours(self) -> bool:
         return self._containment.owner == os.getpid()

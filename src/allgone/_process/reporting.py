@@ -19,10 +19,11 @@ def reported(containment: Containment, stop: Callable[[], Outcome], settle: Call
     Warns of escapees that are still alive (`EscapedProcessWarning`). Raises `StopTimeout`.
     """
     began = time.monotonic()
-    seen = {p.pid: p for p in processes.describe(containment.members() | containment.escapees())}
-    left_before = containment.escapees()
+    gone = containment.gone
+    left_before = frozenset() if gone else containment.escapees()
+    seen = {p.pid: p for p in processes.describe(containment.members() | left_before)}
     members = tuple(p for pid, p in seen.items() if pid not in left_before)
-    outcome = stop()
+    outcome = Outcome(began) if gone else stop()
     returncode = settle()
     alive = containment.escapees()
     escapees = _described(left_before | alive, seen)
