@@ -88,7 +88,7 @@ class Report:
         ):
             if who:
                 lines.append(f"  {title}: " + ", ".join(map(str, who[:8])) + (", …" if len(who) > 8 else ""))
-        lines += [f"  sent {sent}" for sent in self.sent]
+        lines += [f"  sent {sent}" for sent in self.sent if sent.signum != signal.SIGCONT]
         return "\n".join(lines)
 
 

@@ -157,6 +157,8 @@ class MemoryOutput(Output):
 
     def close(self) -> None:
         self.started()
+        if self._flowing and self._reader is not None:
+            _background.remove(self._reader)  # may wait for the thread, so not while holding what it may want
         self.pump()
         with self._lock:
             self._hang_up()
@@ -164,8 +166,7 @@ class MemoryOutput(Output):
     def _hang_up(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
-            if self._flowing:
-                _background.remove(reader)
+            _background.remove(reader)
             os.close(reader)
 
 
@@ -176,22 +177,36 @@ class _Background:
         self._lock = threading.Lock()
         self._pumps: dict[int, Callable[[], None]] = {}
         self._epoll: select.epoll | None = None
+        self._thread: threading.Thread | None = None
 
     def add(self, fd: int, pump: Callable[[], None]) -> None:
         with self._lock:
             self._pumps[fd] = pump
             if self._epoll is None:
                 self._epoll = select.epoll()
-                threading.Thread(target=self._run, args=(self._epoll,), name="allgone-output", daemon=True).start()
+                self._thread = threading.Thread(target=self._run, args=(self._epoll,), name="allgone-output")
+                self._thread.daemon = True
+                self._thread.start()
             self._epoll.register(fd, select.EPOLLIN)
 
     def remove(self, fd: int) -> None:
+        """Forget `fd`; with the last one the thread ends, before this returns (unless it is the caller)."""
         with self._lock:
-            if self._pumps.pop(fd, None) is not None and self._epoll is not None:
-                self._epoll.unregister(fd)
+            if self._pumps.pop(fd, None) is None or self._epoll is None:
+                return
+            self._epoll.unregister(fd)
+            if self._pumps:
+                return
+            epoll, self._epoll, thread = self._epoll, None, self._thread
+        if thread is not threading.current_thread() and thread is not None:
+            wake = os.eventfd(1)
+            epoll.register(wake, select.EPOLLIN)
+            thread.join()
+            os.close(wake)
+        epoll.close()
 
     def _run(self, epoll: select.epoll) -> None:
-        while True:
+        while self._epoll is epoll:
             for fd, _ in epoll.poll():
                 pump = self._pumps.get(fd)
                 if pump is not None:

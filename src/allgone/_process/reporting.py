@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -54,8 +55,16 @@ def _warn(report: Report, alive: frozenset[int]) -> None:
         f"{report.name}: still alive, for they left the process group by setsid(): {who}. "
         'sweep=True stops such processes too, and backend="cgroup" keeps them from leaving',
         EscapedProcessWarning,
-        stacklevel=4,
+        stacklevel=_to_the_caller(),
     )
+
+
+def _to_the_caller() -> int:
+    """The stacklevel, seen from `_warn`, of the first frame outside allgone: the line that the warning is about."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("allgone", "contextlib"):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def stop_after(error: BaseException, stop: Callable[[], object]) -> None:
