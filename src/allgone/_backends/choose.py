@@ -27,6 +27,8 @@ def backend(asked: BackendName | Backend | None = None, *, sweep: bool = False) 
     silently replaced: raises `BackendUnavailable` with reasons and remedies, ValueError for an unknown name.
     """
     if asked is not None and not isinstance(asked, str):
+        if not hasattr(asked, "create"):
+            raise TypeError(f"backend must be a name or a backend object, not {type(asked).__name__}")
         return asked
     name = asked or os.environ.get("ALLGONE_BACKEND") or "auto"
     if name not in NAMES:

@@ -78,7 +78,8 @@ class ProcessGroupContainment:
         self._leaders.append(pid)
 
     def nested(self, name: str) -> ProcessGroupContainment:
-        if any(inner.name == checked_name(name) and not inner.gone for inner in self._inner):
+        checked_name(name)
+        if any(inner.name == name and not inner.gone for inner in self._inner):
             raise ValueError(f"name {name!r} is in use in {self.name!r}")
         inner = ProcessGroupContainment(name, sweep=self._sweep, session=self._session, forget=lambda _: None)
         self._inner.append(inner)

@@ -45,7 +45,7 @@ class StopPolicy:
             raise ValueError(f"kill_mode must be one of {', '.join(get_args(KillMode))}, not {self.kill_mode!r}")
         for field in ("kill_signal", "final_kill_signal"):
             value = getattr(self, field)
-            if value not in _SIGNALS:
+            if not isinstance(value, int) or isinstance(value, bool) or value not in _SIGNALS:
                 raise ValueError(f"{field} must be a signal number, not {value!r}")
         if not isinstance(self.timeout_stop, (int, float)) or isinstance(self.timeout_stop, bool):
             raise TypeError(f"timeout_stop must be a number of seconds, not {self.timeout_stop!r}")
@@ -58,3 +58,10 @@ class StopPolicy:
 
 
 DEFAULT = StopPolicy()
+
+
+def policy_or(policy: StopPolicy | None, default: StopPolicy) -> StopPolicy:
+    """`policy`, or `default` where it is None. Raises TypeError for anything else."""
+    if policy is not None and not isinstance(policy, StopPolicy):
+        raise TypeError(f"policy must be a StopPolicy, not {type(policy).__name__}")
+    return policy or default

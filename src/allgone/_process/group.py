@@ -12,7 +12,7 @@ from allgone._backends import choose
 from allgone._backends.choose import BackendName
 from allgone._core.containment import Backend
 from allgone._core.names import made_up_name
-from allgone._core.policy import DEFAULT, StopPolicy
+from allgone._core.policy import DEFAULT, StopPolicy, policy_or
 from allgone._core.report import Report
 from allgone._process import driver, reporting
 from allgone._process.popen import Popen
@@ -44,8 +44,8 @@ class Group:
         policy: StopPolicy | None = None,
         sweep: bool = False,
     ) -> None:
+        self._policy = policy_or(policy, DEFAULT)
         made_by = choose.backend(backend, sweep=sweep)
-        self._policy = policy or DEFAULT
         self._report: Report | None = None
         self._processes: list[Popen] = []
         self._numbers = itertools.count(1)
@@ -73,8 +73,14 @@ class Group:
             raise ValueError(f"group {self.name} has been stopped")
         if given := {"backend", "sweep"} & keywords.keys():
             raise TypeError(f"{given.pop()}= is the group's to say")
-        inner = self._containment.nested(name or made_up_name(_first(args), next(self._numbers)))
-        process = Popen(args, *positional, _within=inner, policy=keywords.pop("policy", self._policy), **keywords)
+        if name is None:
+            name = made_up_name(_first(args), next(self._numbers))
+        inner = self._containment.nested(name)
+        try:
+            process = Popen(args, *positional, _within=inner, policy=keywords.pop("policy", self._policy), **keywords)
+        except BaseException:
+            inner.remove()  # so that its name can be used again
+            raise
         self._processes.append(process)
         return process
 
@@ -92,7 +98,8 @@ class Group:
         if self._report is None:
             self._check_owner()
             leaders = [leader for process in self._processes for leader in process._leaders()]
-            stop = functools.partial(driver.stop, self._containment, leaders, policy or self._policy)
+            policy = policy_or(policy, self._policy)
+            stop = functools.partial(driver.stop, self._containment, leaders, policy)
             self._report = reporting.reported(self._containment, stop, self._settled)
         return self._report
 
