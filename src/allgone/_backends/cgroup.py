@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import os
 import secrets
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ class CgroupContainment:
     def escapees(self) -> frozenset[int]:
         return frozenset()
 
-    def signal(self, signum: int) -> frozenset[int]:
+    def signal(self, *signums: int) -> frozenset[int]:
         reached: set[int] = set()
         # Again for those that were forked meanwhile; a swarm that outruns this is what kill() is for.
         for _ in range(8):
@@ -94,13 +95,13 @@ class CgroupContainment:
             if not new:
                 break
             for pid in new:
-                self._signal_one(pid, signum)
+                self._signal_one(pid, signums)
             reached |= new
         return frozenset(reached)
 
-    def _signal_one(self, pid: int, signum: int) -> None:
+    def _signal_one(self, pid: int, signums: tuple[int, ...]) -> None:
         try:
-            cgroupfs.signal_member(self._folder, self._mount, pid, signum)
+            cgroupfs.signal_member(self._folder, self._mount, pid, signums)
         except PermissionError:
             pass  # a setuid child of an unprivileged supervisor: cgroup.kill reaches it, single signals don't
 
@@ -129,7 +130,7 @@ class CgroupContainment:
                 pass  # somebody else removed it; nothing is left to thaw
 
     def kill_each(self) -> None:
-        self.signal(9)
+        self.signal(signal.SIGKILL)
 
     def watch(self) -> cgroupfs.EmptiedWatch:
         return cgroupfs.EmptiedWatch(self._folder)

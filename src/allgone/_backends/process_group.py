@@ -123,7 +123,7 @@ class ProcessGroupContainment:
     def _is_inside(self, pid: int) -> bool:
         return not self._session or processes.session(pid) in self._leaders
 
-    def signal(self, signum: int) -> frozenset[int]:
+    def signal(self, *signums: int) -> frozenset[int]:
         reached: set[int] = set()
         # Again for those that were forked meanwhile.
         for _ in range(8):
@@ -131,13 +131,13 @@ class ProcessGroupContainment:
             if not new:
                 break
             for pid in new:
-                self._signal_one(pid, signum)
+                self._signal_one(pid, signums)
             reached |= new
         return frozenset(reached)
 
-    def _signal_one(self, pid: int, signum: int) -> None:
+    def _signal_one(self, pid: int, signums: tuple[int, ...]) -> None:
         try:
-            pidfd.signal_if(pid, signum, self._is_ours)
+            pidfd.signal_if(pid, signums, self._is_ours)
         except PermissionError:
             pass  # another user's now (a setuid program): it can't be signalled; the stop will name it
 
@@ -155,7 +155,9 @@ class ProcessGroupContainment:
                 self._kill_group(leader)
         if self._sweep:
             self._hold_still()
-        self.kill_each()
+        for pid in self.members():
+            if processes.group(pid) not in self._leaders:
+                self._signal_one(pid, (signal.SIGKILL,))
 
     def _kill_group(self, leader: int) -> None:
         # Not even if a scan of /proc shows nobody: a hopper can slip between two reads, not out of its group.
@@ -174,7 +176,7 @@ class ProcessGroupContainment:
             if not new:
                 return
             for pid in new:
-                self._signal_one(pid, signal.SIGSTOP)
+                self._signal_one(pid, (signal.SIGSTOP,))
             held |= new
             self._reap_adopted()
 
@@ -224,15 +226,12 @@ class MembersWatch:
         return self._epoll
 
     def emptied(self) -> bool:
-        members = self._containment.members()
-        if members:
-            self._arm(members)
-        return not members
+        return not self._containment.members()
 
-    def _arm(self, members: frozenset[int]) -> None:
+    def fileno(self) -> int:
         epoll = self._open()
         self._disarm()
-        for pid in itertools.islice(members, _WATCHED):
+        for pid in itertools.islice(self._containment.members(), _WATCHED):
             try:
                 fd = os.pidfd_open(pid)
             except ProcessLookupError:
@@ -240,14 +239,12 @@ class MembersWatch:
             self._armed.append(fd)
             epoll.register(fd, select.EPOLLIN)
         self.recheck = None if self._armed else 0.001  # all ended while we looked: see who came after them
+        return epoll.fileno()
 
     def _disarm(self) -> None:
         armed, self._armed = self._armed, []
         for fd in armed:
             os.close(fd)
-
-    def fileno(self) -> int:
-        return self._open().fileno()
 
     def close(self) -> None:
         self._disarm()

@@ -25,11 +25,12 @@ class Watch(Protocol):
     recheck: float | None  # seconds after which to look again although nothing happened; None: the fd is enough
 
     def emptied(self) -> bool:
-        """Whether the last member is gone; if not, `fileno()` is armed for the next change."""
+        """Whether the last member is gone."""
         ...
 
     def fileno(self) -> int:
-        """An fd that becomes readable when `emptied()` may have a new answer (works with poll and event loops)."""
+        """An fd, armed by this call: it becomes readable when `emptied()` may have a new answer (works with poll and
+        event loops). What happened before the call is not told: ask `emptied()` after it, then wait."""
         ...
 
     def __enter__(self) -> Watch: ...
@@ -90,8 +91,8 @@ class Containment(Protocol):
         """Pids of live descendants known to be outside. Always empty where `guarantees.escape_proof`."""
         ...
 
-    def signal(self, signum: int) -> frozenset[int]:
-        """Send to every member, also to those that appear meanwhile; returns the pids reached."""
+    def signal(self, *signums: int) -> frozenset[int]:
+        """Send to every member, in order, also to those that appear meanwhile; returns the pids reached."""
         ...
 
     def resume(self) -> None:

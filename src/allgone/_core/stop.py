@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from allgone._core.containment import Containment, Leader, Watch
@@ -59,6 +59,10 @@ class Stop:
         self._clock = clock
         self.outcome = Outcome(began=clock())
 
+    def hurry(self) -> None:
+        """From now on nobody is asked: `steps()`, begun anew, kills at once."""
+        self._policy = self._policy.at_once()
+
     def steps(self) -> Steps:
         """Yields `Wait`s until the containment is empty and removed (``kill_mode="process"``: its leader ended).
 
@@ -69,10 +73,9 @@ class Stop:
             if not self._over(watch) and self._policy.timeout_stop > 0:
                 yield from self._ask(watch, self._policy.kill_signal, polite=True)
             if not self._over(watch) and self._policy.final_kill_signal != signal.SIGKILL:
-                self.outcome.killed = self._targets()
                 yield from self._ask(watch, self._policy.final_kill_signal, polite=False)
             if self._policy.kill_mode == "process":
-                yield from self._kill_leaders(watch)
+                yield from self._kill_leaders()
                 self.outcome.left_running = self._containment.members() - {leader.pid for leader in self._leaders}
                 if self.outcome.left_running:
                     return
@@ -80,68 +83,68 @@ class Stop:
 
     def _over(self, watch: Watch) -> bool:
         """Whether whoever the polite signal is meant for has gone."""
-        if self._policy.kill_mode == "control-group":
-            return watch.emptied() and all(leader.has_ended() for leader in self._leaders)
-        return all(leader.has_ended() for leader in self._leaders)
+        return not self._alive_leaders() and (self._policy.kill_mode != "control-group" or watch.emptied())
 
-    def _targets(self) -> frozenset[int]:
-        alive = frozenset(leader.pid for leader in self._leaders if not leader.has_ended())
-        return alive if self._policy.kill_mode == "process" else alive | self._containment.members()
+    def _alive_leaders(self) -> list[Leader]:
+        return [leader for leader in self._leaders if not leader.has_ended()]
 
     def _ask(self, watch: Watch, signum: int, *, polite: bool) -> Steps:
         """Send `signum`, then wait for its effect for `timeout_stop` at most."""
-        everyone = self._policy.kill_mode == "control-group" or not (polite or self._policy.kill_mode == "process")
-        extra = [signal.SIGHUP] if polite and self._policy.send_sighup else []
-        # SIGCONT last: a stopped member gets the others pending and acts on them as soon as it runs.
-        for each in (signum, *extra, signal.SIGCONT):
-            self._send(each, everyone)
+        mode = self._policy.kill_mode
+        everyone = mode == "control-group" or (mode == "mixed" and not polite)
+        hang_up = (signal.SIGHUP,) if polite and self._policy.send_sighup else ()
+        # SIGCONT last: a stopped member has the others pending, and acts on them as soon as it runs.
+        reached = self._send((signum, *hang_up, signal.SIGCONT), everyone)
+        if not polite:
+            self.outcome.killed |= reached
         deadline = self._clock() + self._policy.timeout_stop
         while not self._over(watch) and self._clock() < deadline:
-            yield self._wait(watch, deadline)
+            wait = self._wait(watch, deadline)
+            if not self._over(watch):
+                yield wait
 
-    def _send(self, signum: int, everyone: bool) -> None:
-        reached = self._containment.signal(signum) if everyone else frozenset()
-        for leader in self._leaders:
-            if leader.pid not in reached and not leader.has_ended():
-                leader.send(signum)
+    def _send(self, signums: tuple[int, ...], everyone: bool) -> frozenset[int]:
+        reached = self._containment.signal(*signums) if everyone else frozenset()
+        for leader in self._alive_leaders():
+            if leader.pid not in reached:
+                for signum in signums:
+                    leader.send(signum)
                 reached |= {leader.pid}
-        if reached:
+        for signum in signums if reached else ():
             self._log(signum, reached)
+        return reached
 
     def _log(self, signum: int, pids: frozenset[int]) -> None:
         after = self._clock() - self.outcome.began
         self.outcome.sent.append(Sent(int(signum), tuple(sorted(pids)), after))
 
     def _wait(self, watch: Watch, deadline: float) -> Wait:
-        alive = tuple(leader.fileno() for leader in self._leaders if not leader.has_ended())
-        if watch.recheck is not None:
-            deadline = min(deadline, self._clock() + watch.recheck)
-        whole = self._policy.kill_mode == "control-group"
-        return Wait((*alive, watch.fileno()) if whole else alive, deadline)
+        """For the leaders first, whose end is told at once; only then for the rest."""
+        leaders = tuple(_fds(self._alive_leaders()))
+        if leaders or self._policy.kill_mode != "control-group":
+            return Wait(leaders, deadline)
+        fd = watch.fileno()
+        recheck = math.inf if watch.recheck is None else self._clock() + watch.recheck
+        return Wait((fd,), min(deadline, recheck))
 
-    def _kill_leaders(self, watch: Watch) -> Steps:
+    def _kill_leaders(self) -> Steps:
         deadline = self._clock() + KILL_TIMEOUT
-        alive = frozenset(leader.pid for leader in self._leaders if not leader.has_ended())
+        alive = frozenset(leader.pid for leader in self._alive_leaders())
         if alive:
             self.outcome.killed |= alive
             self._log(signal.SIGKILL, alive)
         for leader in self._leaders:
             leader.send(signal.SIGKILL)
-        while not all(leader.has_ended() for leader in self._leaders):
+        while left := self._alive_leaders():
             if self._clock() >= deadline:
-                raise self._timed_out(alive)
-            yield self._wait(watch, deadline)
+                raise self._timed_out(frozenset(leader.pid for leader in left))
+            yield Wait(tuple(_fds(left)), deadline)
 
     def _kill_all(self, watch: Watch) -> Steps:
         deadline = self._clock() + KILL_TIMEOUT
         while True:
             yield from self._kill_members(watch, deadline)
-            for leader in self._leaders:  # one that moved itself elsewhere is still our child, and still meant
-                leader.send(signal.SIGKILL)
-            while not all(leader.has_ended() for leader in self._leaders):
-                if self._clock() >= deadline:
-                    raise self._timed_out(frozenset(leader.pid for leader in self._leaders))
-                yield Wait(tuple(x.fileno() for x in self._leaders if not x.has_ended()), deadline)
+            yield from self._kill_leaders()  # one that moved itself elsewhere is still our child, and still meant
             if self._containment.remove():
                 return
             if self._clock() >= deadline:
@@ -173,8 +176,10 @@ class Stop:
                     self._containment.kill_each()
                     self.outcome.killed |= left
                 again = self._clock() + KILL_AGAIN
+            fd = watch.fileno()
             recheck = math.inf if watch.recheck is None else now + watch.recheck
-            yield Wait((watch.fileno(),), min(deadline, again, recheck))
+            if not watch.emptied():
+                yield Wait((fd,), min(deadline, again, recheck))
 
     def _timed_out(self, survivors: frozenset[int]) -> StopTimeout:
         who = ", ".join(map(str, sorted(survivors)[:20])) or "unknown, for they are in another pid namespace"
@@ -184,3 +189,11 @@ class Stop:
             f"look at /proc/PID/wchan and at {self._containment.where()}",
             survivors,
         )
+
+
+def _fds(leaders: list[Leader]) -> Iterator[int]:
+    for leader in leaders:
+        try:
+            yield leader.fileno()
+        except ProcessLookupError:
+            continue  # somebody else reaped it just now

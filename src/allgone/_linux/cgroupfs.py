@@ -65,6 +65,16 @@ def write(path: str, text: bytes) -> None:
 
 
 def read(path: str) -> bytes:
+    """The text of a file that is short: cgroup.events, cgroup.freeze, /proc/PID/cgroup."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 1 << 14)
+    finally:
+        os.close(fd)
+
+
+def read_long(path: str) -> bytes:
+    """The text of a file that the kernel hands out page by page: cgroup.procs, cgroup.threads."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         text = b""
@@ -110,7 +120,7 @@ def below(folder: str) -> list[str]:
 def procs(folder: str) -> set[int]:
     """Pids in this one cgroup. 0 (a process of a foreign pid namespace) is left out: it can't be addressed."""
     try:
-        listed = read(folder + "/cgroup.procs").split()
+        listed = read_long(folder + "/cgroup.procs").split()
     except FileNotFoundError:
         return set()
     except OSError as e:
@@ -124,7 +134,7 @@ def procs(folder: str) -> set[int]:
 
 def _processes_of_threads(folder: str) -> set[int]:
     found = set()
-    for thread in read(folder + "/cgroup.threads").split():
+    for thread in read_long(folder + "/cgroup.threads").split():
         try:
             with open(f"/proc/{int(thread)}/status", "rb") as f:
                 found |= {int(line.split()[1]) for line in f if line.startswith(b"Tgid:")}
@@ -169,8 +179,7 @@ def thaw_all(folder: str) -> None:
 def contains(folder: str, pid: int, mount: Mount) -> bool:
     """Whether the process is in the cgroup or below it, by its own /proc/PID/cgroup."""
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as f:
-            path = own_cgroup(f.read())
+        path = own_cgroup(os.fsdecode(read(f"/proc/{pid}/cgroup")))
     except (FileNotFoundError, ProcessLookupError):
         return False
     where = directory(mount, path) if path else None
@@ -228,6 +237,17 @@ class EmptiedWatch:
         self._events: int | None = None
         self._epoll: select.epoll | None = None
 
+    def emptied(self) -> bool:
+        if self._events is None:
+            return not populated(self._folder)
+        try:
+            # Read from the watched file itself: that acknowledges, so that the next change is notified.
+            return b"populated 0" in os.pread(self._events, 256, 0)
+        except OSError as e:
+            if e.errno == errno.ENODEV:  # removed by somebody else
+                return True
+            raise
+
     def _open(self) -> select.epoll:
         if self._epoll is None:
             self._epoll = select.epoll()
@@ -238,25 +258,14 @@ class EmptiedWatch:
                 pass  # removed by somebody else: emptied() says so
         return self._epoll
 
-    def emptied(self) -> bool:
-        if not populated(self._folder):
-            return True
-        epoll = self._open()
-        if self._events is not None:
-            os.pread(self._events, 256, 0)  # acknowledges, so that the next change is notified
-        if not populated(self._folder):
-            return True
-        self._arm(epoll)
-        return False
-
     def _arm(self, epoll: select.epoll) -> None:
         self._disarm()
         # The last listed dies last, more or less.
         for pid in sorted(all_procs(self._folder), reverse=True)[:4]:
             try:
                 self._straggler = os.pidfd_open(pid)
-            except (ProcessLookupError, OSError):
-                continue
+            except OSError:
+                continue  # gone, or in the middle of going: try another one
             epoll.register(self._straggler, select.EPOLLIN)
             return
 
@@ -266,7 +275,9 @@ class EmptiedWatch:
             os.close(fd)  # which takes it out of the epoll
 
     def fileno(self) -> int:
-        return self._open().fileno()
+        epoll = self._open()
+        self._arm(epoll)
+        return epoll.fileno()
 
     def close(self) -> None:
         self._disarm()
@@ -283,6 +294,6 @@ class EmptiedWatch:
         self.close()
 
 
-def signal_member(folder: str, mount: Mount, pid: int, signum: int) -> bool:
+def signal_member(folder: str, mount: Mount, pid: int, signums: tuple[int, ...]) -> bool:
     """Signal `pid` if, once it is held by a pidfd, it is in the cgroup or below it; whether it was signalled."""
-    return pidfd.signal_if(pid, signum, lambda held: contains(folder, held, mount))
+    return pidfd.signal_if(pid, signums, lambda held: contains(folder, held, mount))

@@ -9,8 +9,8 @@ import signal
 from collections.abc import Callable
 
 
-def signal_if(pid: int, signum: int, still_meant: Callable[[int], bool]) -> bool:
-    """Send `signum` to `pid` if `still_meant(pid)` once it is held; whether it was sent.
+def signal_if(pid: int, signums: tuple[int, ...], still_meant: Callable[[int], bool]) -> bool:
+    """Send `signums`, in order, to `pid` if `still_meant(pid)` once it is held; whether it was sent.
 
     The check comes after the process is held: had its number been reused in between, either the check fails or
     the signal goes to the process that was held, which is gone.
@@ -28,7 +28,8 @@ def signal_if(pid: int, signum: int, still_meant: Callable[[int], bool]) -> bool
     try:
         if not still_meant(pid):
             return False
-        signal.pidfd_send_signal(fd, signum)
+        for signum in signums:
+            signal.pidfd_send_signal(fd, signum)
     except ProcessLookupError:
         return False  # gone, which is as good
     finally:

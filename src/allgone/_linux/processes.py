@@ -101,6 +101,14 @@ def session(pid: int) -> int | None:
         return None
 
 
+def group(pid: int) -> int | None:
+    """Its process group id; None if it is gone."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
 def children_of_self() -> list[int]:
     """Direct children of this process, zombies and adopted orphans included (kernel option PROC_CHILDREN)."""
     found: list[int] = []
@@ -113,13 +121,34 @@ def children_of_self() -> list[int]:
     return found
 
 
-def describe(pids: Iterable[int], most: int = 64) -> tuple[Process, ...]:
-    """What people want to know of these processes; of those after the first `most`, and of the gone, just the pid."""
-    ordered = sorted(pids)
-    return tuple(_describe(pid) if n < most else Process(pid) for n, pid in enumerate(ordered))
+def named(pids: Iterable[int], most: int = 64) -> tuple[Process, ...]:
+    """Name and command of these processes; of those after the first `most`, and of the gone, just the pid."""
+    return tuple(_named(pid) if n < most else Process(pid) for n, pid in enumerate(sorted(pids)))
 
 
-def _describe(pid: int) -> Process:
+def _named(pid: int) -> Process:
+    try:
+        name = _read(f"/proc/{pid}/comm").decode("utf-8", "replace").rstrip("\n")
+        words = _read(f"/proc/{pid}/cmdline").decode("utf-8", "replace").rstrip("\0").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return Process(pid)
+    return Process(pid, name, _shown(words))
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
+
+
+def described(pids: Iterable[int]) -> tuple[Process, ...]:
+    """All that people want to know of these processes; of the gone, just the pid."""
+    return tuple(map(_described, sorted(pids)))
+
+
+def _described(pid: int) -> Process:
     import psutil
 
     try:
@@ -127,7 +156,7 @@ def _describe(pid: int) -> Process:
         with process.oneshot():
             return Process(pid, process.name(), _shown(process.cmdline()), process.username())
     except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return Process(pid)
+        return _named(pid)
 
 
 def _shown(words: list[str]) -> str:

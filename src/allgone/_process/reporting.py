@@ -22,21 +22,21 @@ def reported(containment: Containment, stop: Callable[[], Outcome], settle: Call
     began = time.monotonic()
     gone = containment.gone
     left_before = frozenset() if gone else containment.escapees()
-    seen = {p.pid: p for p in processes.describe(containment.members() | left_before)}
+    seen = {p.pid: p for p in (*processes.named(containment.members()), *processes.described(left_before))}
     members = tuple(p for pid, p in seen.items() if pid not in left_before)
     outcome = Outcome(began) if gone else stop()
     returncode = settle()
     alive = containment.escapees()
-    escapees = _described(left_before | alive, seen)
+    seen |= {p.pid: p for p in processes.described((outcome.left_running | alive) - left_before)}
     report = Report(
         name=containment.name,
         backend=containment.backend,
         returncode=returncode,
         members=members,
         sent=tuple(outcome.sent),
-        killed=_described(outcome.killed, seen),
-        left_running=_described(outcome.left_running, seen),
-        escapees=escapees,
+        killed=_known(outcome.killed, seen),
+        left_running=_known(outcome.left_running, seen),
+        escapees=_known(left_before | alive, seen),
         duration=time.monotonic() - began,
     )
     if alive:
@@ -44,9 +44,8 @@ def reported(containment: Containment, stop: Callable[[], Outcome], settle: Call
     return report
 
 
-def _described(pids: frozenset[int], seen: dict[int, Process]) -> tuple[Process, ...]:
-    seen |= {p.pid: p for p in processes.describe(pids - seen.keys())}
-    return tuple(seen[pid] for pid in sorted(pids))
+def _known(pids: frozenset[int], seen: dict[int, Process]) -> tuple[Process, ...]:
+    return tuple(seen.get(pid) or Process(pid) for pid in sorted(pids))
 
 
 def _warn(report: Report, alive: frozenset[int]) -> None:
