@@ -34,6 +34,10 @@ def run(steps: Steps) -> None:
         wait_for(wait)
 
 
+class Hurry(Exception):
+    """Raised by what carries out a stop: whoever waits for it has lost patience, so kill what is left, and go on."""
+
+
 def stop(
     containment: Containment,
     leaders: Sequence[Leader],
@@ -47,6 +51,9 @@ def stop(
     first = Stop(containment, leaders, policy)
     try:
         carry_out(first.steps())
+    except Hurry:
+        first.hurry()
+        run(first.steps())
     except Exception:
         raise
     except BaseException:
