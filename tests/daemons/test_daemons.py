@@ -7,8 +7,10 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -27,14 +29,24 @@ ROUNDS = 20
 POLICY = allgone.StopPolicy(timeout_stop=5)
 
 
-@pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Server:
-    make, installed = SERVERS[request.param]
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not tmp_path: PostgreSQL runs as another user, for whom pytest's folders are closed."""
+    with tempfile.TemporaryDirectory(prefix="allgone-test-") as path:
+        os.chmod(path, 0o755)
+        yield Path(path)
+
+
+def made(name: str, folder: Path) -> Server:
+    make, installed = SERVERS[name]
     if installed is None:
-        missing(f"{request.param} is not installed")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)  # PostgreSQL runs as another user
-    return make(tmp_path)
+        missing(f"{name} is not installed")
+    return make(folder)
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest, folder: Path) -> Server:
+    return made(request.param, folder)
 
 
 def orphans() -> set[int]:
@@ -82,13 +94,8 @@ def test_nothing_is_left_of_a_real_server(
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_plain_process_group_names_whatever_survives_it(name: str, tmp_path: Path) -> None:
-    make, installed = SERVERS[name]
-    if installed is None:
-        missing(f"{name} is not installed")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    server = make(tmp_path)
+def test_plain_process_group_names_whatever_survives_it(name: str, folder: Path) -> None:
+    server = made(name, folder)
     backend = BackendUnderTest("process-group", sweep=False)
     for _ in range(ROUNDS):
         with warnings.catch_warnings(record=True) as warned:
@@ -106,22 +113,18 @@ def test_plain_process_group_names_whatever_survives_it(name: str, tmp_path: Pat
         assert_free(server)
 
 
-def test_daemons_do_survive_a_plain_process_group(tmp_path: Path) -> None:
+def test_daemons_do_survive_a_plain_process_group(folder: Path) -> None:
     """Or else the test above would show nothing."""
-    if SERVERS["redis"][1] is None:
-        missing("redis is not installed")
-    server = SERVERS["redis"][0](tmp_path)
+    server = made("redis", folder)
     backend = BackendUnderTest("process-group", sweep=False)
     with pytest.warns(allgone.EscapedProcessWarning, match="redis-server"), started(server, backend):
         pass
     assert end_orphans()
 
 
-def test_the_tag_is_kept_where_the_environment_is_overwritten(tmp_path: Path) -> None:
+def test_the_tag_is_kept_where_the_environment_is_overwritten(folder: Path) -> None:
     """Why descent is marked by a limit: what nginx shows as its environment holds nothing of what it was given."""
-    if SERVERS["nginx"][1] is None:
-        missing("nginx is not installed")
-    server = SERVERS["nginx"][0](tmp_path)
+    server = made("nginx", folder)
     backend = BackendUnderTest("process-group", sweep=True)
     env = {**os.environ, "MARKED_BY_ENVIRONMENT": "yes"}
     with allgone.process_fixture(server.args, ready=server.ready, policy=POLICY, env=env, **backend.options) as process:
