@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
@@ -92,7 +93,7 @@ class Popen(subprocess.Popen[Any]):
                     restore_signals=options.get("restore_signals", True),
                     other_user=any(options.get(who) is not None for who in ("user", "group", "extra_groups")),
                 ) as command:
-                    self._start(command, options)
+                    self._start(command, executable, options)
             finally:
                 os.close(writer)
             failed = launcher.failure(reader)
@@ -101,7 +102,7 @@ class Popen(subprocess.Popen[Any]):
         if failed is not None:
             raise self._failure(failed, executable)
 
-    def _start(self, command: Command, options: dict[str, Any]) -> None:
+    def _start(self, command: Command, executable: object, options: dict[str, Any]) -> None:
         options = dict(options)
         options["pass_fds"] = _passed(options, command)
         if options.get("preexec_fn") is not None:
@@ -191,12 +192,20 @@ class Popen(subprocess.Popen[Any]):
             self._notice_end(block=True)
         return super().wait(timeout)
 
+    def _internal_poll(self, _deadstate: int | None = None) -> int | None:
+        # The standard library calls this for a Popen that nobody holds any more: in __del__, and then whenever another
+        # is made. Its own version would reap the leader and leave the containment.
+        if self.returncode is None and self._child is not None:
+            self._notice_end(block=False)
+        return self.returncode
+
     def _notice_end(self, *, block: bool) -> None:
         assert self._child is not None
         try:
             status = self._child.exit_status(block=block)
         except ChildProcessError:
-            super().poll()  # reaped by somebody else, or SIGCHLD is ignored: what the standard library says then
+            # Reaped by somebody else, or SIGCHLD is ignored: what the standard library says then.
+            super().wait() if block else super()._internal_poll()  # type: ignore[misc]  # not in typeshed
         else:
             if status is None:
                 return
