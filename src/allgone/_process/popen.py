@@ -114,10 +114,7 @@ class Popen(subprocess.Popen[Any]):
             super().__init__(list(command.argv), executable=command.executable, **options)
         except OSError as e:
             if e.filename in (command.executable, os.fsencode(command.executable)):
-                raise PlacementFailed(
-                    e.errno or 0, f"the launcher can't be executed: {e.strerror}", launcher.program(),
-                    "ALLGONE_LAUNCHER=interpreted uses the Python interpreter instead",
-                ) from e  # fmt: skip
+                raise _launcher_not_executed(e, executable) from e
             raise
         self._adopt()
 
