@@ -127,8 +127,8 @@ class Popen(subprocess.Popen[Any]):
 
     def _discard(self) -> None:
         """After a failed start: nothing was run, or it is killed now; nothing stays open."""
-        if self._child is None and getattr(self, "pid", None) is not None:
-            self._adopt()  # interrupted after the fork
+        if self._child is None and getattr(self, "pid", None) and self.returncode is None:
+            self._adopt()  # interrupted after the fork; had exec failed, the child would be reaped by now
         if self._child is not None:
             self.close_streams()
         driver.stop(self._containment, self._leaders(), self._policy.at_once())
@@ -177,9 +177,7 @@ class Popen(subprocess.Popen[Any]):
 
     def poll(self) -> int | None:
         """As `subprocess.Popen.poll`. When the leader has ended and nothing is left, the containment is removed."""
-        if self.returncode is None and self._child is not None:
-            self._notice_end(block=False)
-        return self.returncode
+        return self._internal_poll()
 
     def wait(self, timeout: float | None = None) -> int:
         """As `subprocess.Popen.wait`: for the leader. Raises `subprocess.TimeoutExpired`."""
@@ -323,6 +321,19 @@ def _checked_policy(policy: StopPolicy | None) -> StopPolicy | None:
     if policy is not None and not isinstance(policy, StopPolicy):
         raise TypeError(f"policy must be a StopPolicy, not {type(policy).__name__}")
     return policy
+
+
+# What execve(2) says about the file; anything else (E2BIG, ENOMEM, …) is about what it was asked to do.
+_OF_THE_LAUNCHER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOEXEC}
+
+
+def _launcher_not_executed(e: OSError, executable: object) -> OSError:
+    if e.errno not in _OF_THE_LAUNCHER:
+        return OSError(e.errno, e.strerror, executable)
+    return PlacementFailed(
+        e.errno or 0, f"the launcher can't be executed: {e.strerror}", launcher.program(),
+        "ALLGONE_LAUNCHER=interpreted uses the Python interpreter instead",
+    )  # fmt: skip
 
 
 def _passed(options: dict[str, Any], command: Command) -> tuple[int, ...]:
