@@ -3,7 +3,7 @@
 Run as ``python -I -S -c <this file> IGNORED STATUS PROCS WAIT SELF TAG EXECUTABLE [ARGV...]``; IGNORED lists the
 signals to leave ignored, for Python ignores SIGPIPE and SIGXFSZ when it starts. Not a shell script, because a POSIX
 shell can't do it: dash takes no fd above 9, none can mark one close-on-exec, report an errno, set argv[0], or
-pass on an environment untouched (tests/unit/test_launcher.py shows each).
+pass on an environment untouched (tests/unit/test_why_not_sh.py shows each).
 """
 
 import os
@@ -13,6 +13,8 @@ import sys
 
 BEFORE = 6  # python, -I, -S, -c, this text, IGNORED
 USAGE, TAG, ENTER, WAIT, EXEC = range(5)
+DOING = ("bad arguments", "cannot tag", "cannot enter the cgroup", "supervisor is gone", "cannot execute")
+EINVAL, EPIPE = 22, 32
 
 
 def raw(path):
@@ -21,43 +23,48 @@ def raw(path):
 
 
 def launch():
-    status, stage = None, USAGE
+    status, stage, what = None, USAGE, b"STATUS PROCS WAIT SELF TAG EXECUTABLE [ARGV...]"
     try:
         # From the kernel, not sys.argv and os.environ: those went through a locale.
-        words = raw("/proc/self/cmdline")
-        environment = dict(entry.split(b"=", 1) for entry in raw("/proc/self/environ") if b"=" in entry[1:])
+        words, environment = raw("/proc/self/cmdline"), raw("/proc/self/environ")
         ignored = words[BEFORE - 1].split(b",")
-        fds = [None if word == b"-" else int(word) for word in words[BEFORE : BEFORE + 4]]
-        status, procs, wait, _ = fds
-        for fd in fds:
-            if fd is not None:
-                os.set_inheritable(fd, False)
-        tag, name, argv = words[BEFORE + 4], words[BEFORE + 5], words[BEFORE + 6 :]
+        fds = []
+        for what in words[BEFORE : BEFORE + 4]:
+            fds.append(None if what == b"-" else int(what))
+            if fds[-1] is not None:
+                os.set_inheritable(fds[-1], False)
+            status = fds[0]
+        _, procs, wait, _ = fds
+        what, name, argv = words[BEFORE + 4], words[BEFORE + 5], words[BEFORE + 6 :]
+        tag = None if what == b"-" else tuple(map(int, what.split(b":")))
         stage = TAG
-        if tag != b"-":
-            resource.setrlimit(10, tuple(map(int, tag.split(b":"))))
-        stage = ENTER
+        if tag is not None:
+            resource.setrlimit(10, tag)  # RLIMIT_LOCKS
+        stage, what = ENTER, words[BEFORE + 1]
         if procs is not None:
             os.write(procs, b"0")
-        stage = WAIT
+        stage, what = WAIT, b"before the command was started"
         if wait is not None and os.read(wait, 1) == b"":
-            raise BrokenPipeError(32, "supervisor is gone")
-        stage = EXEC
+            raise BrokenPipeError(EPIPE, "supervisor is gone")
+        stage, what = EXEC, name
         for signum in (signal.SIGPIPE, signal.SIGXFSZ):
             if str(int(signum)).encode() not in ignored:
                 signal.signal(signum, signal.SIG_DFL)
         execute(name, argv, environment)
     except OSError as e:
-        fail(status, stage, e.errno)
+        fail(status, stage, e.errno, what)
+    except (ValueError, IndexError):
+        fail(status, stage, EINVAL, what)
 
 
 def execute(name, argv, environment):
     if b"/" in name:
-        os.execve(name, argv, environment)
+        execve(name, argv, environment)
     telling = None
-    for folder in environment.get(b"PATH", os.fsencode(os.defpath)).split(b":"):
+    path = next((entry[5:] for entry in environment if entry.startswith(b"PATH=")), os.fsencode(os.defpath))
+    for folder in path.split(b":"):
         try:
-            os.execve(os.path.join(folder, name), argv, environment)
+            execve(os.path.join(folder, name), argv, environment)
         except OSError as e:
             last = e
             if telling is None and not isinstance(e, (FileNotFoundError, NotADirectoryError)):
@@ -65,11 +72,26 @@ def execute(name, argv, environment):
     raise telling or last
 
 
-def fail(status, stage, error):
+def execve(path, argv, environment):
+    pairs = dict(entry.split(b"=", 1) for entry in environment if b"=" in entry[1:])
+    if argv and argv[0] and len(pairs) == len(environment) and b"" not in pairs:
+        os.execve(path, argv, pairs)
+    # os.execve() refuses an empty argv[0], and takes no environment with doubles or words without "=".
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    texts = [(ctypes.c_char_p * (len(each) + 1))(*each) for each in (argv, environment)]
+    libc.execve(path, *texts)
+    raise OSError(ctypes.get_errno(), "execve")
+
+
+def fail(status, stage, error, what):
     if status is not None:
-        os.write(status, stage.to_bytes(4, sys.byteorder) + error.to_bytes(4, sys.byteorder))
-        os._exit(125)
-    os.write(2, f"allgone-launch: stage {stage}: errno {error}\n".encode())
+        try:
+            os.write(status, stage.to_bytes(4, sys.byteorder) + error.to_bytes(4, sys.byteorder))
+        finally:
+            os._exit(125)  # also where nobody is left to read it
+    os.write(2, b"allgone-launch: %s: %s: errno %d\n" % (DOING[stage].encode(), what, error))
     os._exit(125 if stage != EXEC else 127 if error == 2 else 126)
 
 
