@@ -19,7 +19,8 @@ def layer_map() -> dict[str, int]:
 
 
 def part_of(module: Path) -> str:
-    return module.relative_to(ROOT).parts[0].removesuffix(".py")
+    part = module.relative_to(ROOT).parts[0].removesuffix(".py")
+    return "cli" if part == "__main__" else part  # python -m allgone is the command
 
 
 def imported(tree: ast.AST, package: str) -> set[str]:
@@ -56,7 +57,7 @@ def violations(part: str, names: set[str], heights: dict[str, int]) -> list[str]
     return wrong
 
 
-def test_every_module_is_on_the_map_and_everything_on_the_map_exists_or_is_planned() -> None:
+def test_every_module_is_on_the_map() -> None:
     heights = layer_map()
     assert {part_of(module) for module in MODULES} <= heights.keys()
     assert heights["errors"] < heights["_core"] < heights["_linux"] < heights["_backends"] < heights["_process"]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from allgone import Process
 from allgone._linux import processes
 from allgone._linux.processes import Stat
+
+Look = Callable[[list[int]], tuple[Process, ...]]
+LOOKS: list[Look] = [processes.named, processes.described]
 
 RENAME = "import ctypes, sys; ctypes.CDLL(None).prctl(15, {name!r}, 0, 0, 0); print('ready', flush=True); input()"
 
@@ -45,19 +50,41 @@ def test_children_of_self_are_the_direct_ones_of_every_thread_zombies_included()
     assert process.pid not in processes.children_of_self()
 
 
-def test_descriptions_are_in_words_for_the_first_and_in_numbers_for_the_rest() -> None:
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
-        words, number = processes.describe([process.pid, 1 << 30], most=1)
-        assert (words.pid, words.name, words.command) == (process.pid, "cat", "cat")
-        assert number == processes.Process(1 << 30)
-        assert processes.describe([1 << 30]) == (number,)
+@contextmanager
+def shell(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A shell that has started, with these words in its command line; it ends with the block."""
+    argv = ["sh", "-c", "echo ready; read end", *words]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process
+        process.communicate(b"\n")
 
 
-def test_a_zombie_can_be_described() -> None:
-    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
-    os.kill(process.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    try:
-        assert processes.describe([process.pid])[0].name in ("cat", "?")
-    finally:
-        process.communicate()
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_process_is_described_in_words_and_one_that_is_gone_by_its_pid(look: Look) -> None:
+    with shell("a b") as process:
+        found, gone = look([1 << 30, process.pid])
+        assert (found.pid, found.name, found.command) == (process.pid, "sh", "sh -c echo ready; read end a b")
+        assert gone == Process(1 << 30)
+
+
+def test_of_a_crowd_the_first_are_named_and_the_rest_counted() -> None:
+    with shell() as process:
+        words, number = processes.named([process.pid, 1 << 30], most=1)
+        assert words.name == "sh"
+        assert number == Process(1 << 30)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_zombie_can_be_described(look: Look) -> None:
+    with shell() as process:
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert look([process.pid])[0].name == "sh"
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_command_line_of_100_kb_is_cut_short(look: Look) -> None:
+    with shell("x" * 100_000) as process:
+        assert len(look([process.pid])[0].command) == 200
