@@ -12,7 +12,7 @@ from allgone._linux import cgroupfs, fds, launcher, systemd
 from allgone._linux.cgroupfs import Mount
 from allgone.errors import BackendUnavailable, Reason
 
-_MOUNT_HELP = "mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1"
+MOUNT_HELP = "mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1"
 
 
 class Base(NamedTuple):
@@ -31,7 +31,7 @@ def find(told: str | None = None) -> Base:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
         mounts = cgroupfs.mounts(f.read())
     if not mounts:
-        raise _unavailable(Reason("cgroup v2", "not mounted", _MOUNT_HELP))
+        raise _unavailable(Reason("cgroup v2", "not mounted", MOUNT_HELP))
     told = told or os.environ.get("ALLGONE_CGROUP") or None
     if told is not None:
         return _told(os.path.abspath(told), mounts)
@@ -58,7 +58,7 @@ def _own(mounts: list[Mount]) -> Base:
         path = cgroupfs.own_cgroup(f.read())
     tried = f"the supervisor's own cgroup ({path})"
     if path is None:
-        raise _unavailable(Reason("the supervisor's own cgroup", "no 0:: line in /proc/self/cgroup", _MOUNT_HELP))
+        raise _unavailable(Reason("the supervisor's own cgroup", "no 0:: line in /proc/self/cgroup", MOUNT_HELP))
     if ".." in path.split("/"):
         raise _unavailable(
             Reason(tried, "it is outside our cgroup namespace", "start the process inside the container's cgroup")

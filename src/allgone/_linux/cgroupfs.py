@@ -153,6 +153,11 @@ def has_kill(folder: str) -> bool:
     return os.path.exists(folder + "/cgroup.kill")
 
 
+def has_freeze(folder: str) -> bool:
+    """Whether the kernel has cgroup.freeze (5.2)."""
+    return os.path.exists(folder + "/cgroup.freeze")
+
+
 def kill(folder: str) -> None:
     """SIGKILL to the whole subtree by one write. Raises FileNotFoundError before Linux 5.14."""
     write(folder + "/cgroup.kill", b"1")

@@ -9,6 +9,17 @@ import signal
 from collections.abc import Callable
 
 
+def unavailable_because() -> str | None:
+    """Why processes can't be held by pidfds here; None where they can."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as e:
+        return e.strerror  # ENOSYS: Linux before 5.3. EPERM: a container's seccomp filter
+    except AttributeError:
+        return "this Python was built without os.pidfd_open"
+    return None
+
+
 def signal_if(pid: int, signums: tuple[int, ...], still_meant: Callable[[int], bool]) -> bool:
     """Send `signums`, in order, to `pid` if `still_meant(pid)` once it is held; whether it was sent.
 

@@ -121,6 +121,11 @@ def children_of_self() -> list[int]:
     return found
 
 
+def lists_children() -> bool:
+    """Whether the kernel shows what `children_of_self()` reads."""
+    return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
 def named(pids: Iterable[int], most: int = 64) -> tuple[Process, ...]:
     """Name and command of these processes; of those after the first `most`, and of the gone, just the pid."""
     return tuple(_named(pid) if n < most else Process(pid) for n, pid in enumerate(sorted(pids)))
@@ -162,3 +167,9 @@ def _described(pid: int) -> Process:
 def _shown(words: list[str]) -> str:
     text = " ".join(words)
     return text if len(text) <= 200 else text[:199] + "…"
+
+
+def was_set_at_start(variable: str) -> bool:
+    """Whether this process was given the environment variable; what it set itself since then does not count."""
+    with open("/proc/self/environ", "rb") as f:
+        return any(entry.startswith(os.fsencode(variable) + b"=") for entry in f.read().split(b"\0"))

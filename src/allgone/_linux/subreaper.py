@@ -20,6 +20,15 @@ def _prctl(option: int, argument: object) -> None:
         raise OSError(code, f"prctl: {os.strerror(code)}")
 
 
+def is_available() -> bool:
+    """Whether the kernel knows of it."""
+    try:
+        _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(ctypes.c_int()))
+    except OSError:
+        return False
+    return True
+
+
 def hold() -> None:
     """Be a subreaper until `release()` was called as often as this. A process-wide attribute, not inherited by fork."""
     global _users, _was

@@ -1,0 +1,7 @@
+"""``python -m allgone``: the command."""
+
+import sys
+
+from allgone.cli import main
+
+sys.exit(main())

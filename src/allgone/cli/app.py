@@ -1,0 +1,159 @@
+"""Arguments, options and help of the command."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from allgone.cli import OWN_FAILURE, durations, say
+
+_RUN_EXAMPLES = """\b
+Examples:
+  allgone run -- make test
+  allgone run --timeout 10m -- ./integration-tests
+  allgone run --backend cgroup --report report.json -- ./start-everything
+  allgone run --kill-signal INT --timeout-stop 30s -- npm start
+  allgone run -- bash
+
+\b
+Exit status:
+  the command's own; if a signal ended it, allgone ends by the same one (128+N)
+  124  --timeout    125  allgone itself failed
+  126  the command could not be executed    127  it was not found
+
+\b
+Durations: 10m, 1h30m, 250ms, 5 (seconds), infinity.
+
+SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH are passed on to the command. If it has not ended
+--timeout-stop after SIGTERM, or at a second SIGTERM or SIGINT, everything is stopped. Ctrl-C and Ctrl-Z reach the
+command from the terminal itself, as if allgone were not there.
+"""
+_EPILOG = """\b
+Examples:
+  allgone run -- make test              when it ends, nothing that it started is left
+  allgone run --timeout 10m -- ./tests  nor when it takes too long
+  allgone doctor                        what this machine can do
+"""
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def _duration(_: click.Context, param: click.Parameter, value: str) -> float:
+    try:
+        return durations.seconds(value)
+    except ValueError as e:
+        raise click.BadParameter(str(e), param=param) from None
+
+
+def _time_limit(context: click.Context, param: click.Parameter, value: str) -> float:
+    found = _duration(context, param, value)
+    if found > 0:
+        return found
+    raise click.BadParameter("0 would stop the command at once; infinity means no limit", param=param)
+
+
+def _signal(_: click.Context, param: click.Parameter, value: str) -> int:
+    if value.isdecimal() and int(value) in signal.valid_signals():
+        return int(value)
+    name = value.upper() if value.upper().startswith("SIG") else "SIG" + value.upper()
+    if name in signal.Signals.__members__:
+        return int(signal.Signals[name])
+    raise click.BadParameter(f"{value!r} is not a signal; write TERM, SIGTERM or 15, say", param=param)
+
+
+@click.group(context_settings=_SETTINGS, epilog=_EPILOG)
+@click.version_option(package_name="allgone", prog_name="allgone")
+def allgone() -> None:
+    """Start a process. When you stop it, all of it is gone."""
+
+
+@allgone.command(
+    short_help="Run a command; when it ends, so does everything that it started.",
+    epilog=_RUN_EXAMPLES,
+    context_settings={"allow_interspersed_args": False},
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "cgroup", "process-group"]),
+    help='What holds the processes (default: ALLGONE_BACKEND, or auto: cgroup where it works; see "allgone doctor").',
+)
+@click.option(
+    "--timeout",
+    metavar="DURATION",
+    default="infinity",
+    callback=_time_limit,
+    help="Stop everything after this long; exit status 124.",
+)
+@click.option(
+    "--timeout-stop",
+    metavar="DURATION",
+    default="10s",
+    show_default=True,
+    callback=_duration,
+    help="How long processes may take to end when asked to, before SIGKILL.",
+)
+@click.option(
+    "--kill-mode",
+    type=click.Choice(["control-group", "mixed", "process"]),
+    default="control-group",
+    show_default=True,
+    help="Who is asked to end: all; the command, the rest being killed when it has ended; or nobody but the command, "
+    "the rest being left running.",
+)
+@click.option(
+    "--kill-signal",
+    metavar="SIGNAL",
+    default="TERM",
+    show_default=True,
+    callback=_signal,
+    help="How they are asked.",
+)
+@click.option("--send-sighup", is_flag=True, help="Send SIGHUP as well; shells want it.")
+@click.option("--name", help="What the containment is called (default: made up from the command).")
+@click.option("--report", metavar="FILE.json", help="Write what was found and done to this file.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD [ARG]...")
+def run(command: tuple[str, ...], **options: Any) -> int:
+    """Run CMD. When it ends, or is stopped, everything that it started is stopped, too.
+
+    It is in the foreground, with the same stdin, stdout and stderr. What it left behind is named on stderr.
+    """
+    from allgone._core.policy import StopPolicy
+    from allgone.cli import job
+
+    policy = StopPolicy(
+        kill_mode=options["kill_mode"],
+        kill_signal=options["kill_signal"],
+        send_sighup=options["send_sighup"],
+        timeout_stop=options["timeout_stop"],
+    )
+    return job.run(job.Job(command, policy, options["backend"], options["timeout"], options["name"], options["report"]))
+
+
+@allgone.command(short_help="Tell what this machine can do, and what to do about what is missing.")
+@click.option("--json", "as_json", is_flag=True, help="The same for programs.")
+def doctor(as_json: bool) -> int:
+    """Tell what this machine can do, which backend is taken and why, and what to do about what is missing.
+
+    Exit status 0 if "auto" has a backend to take, else 1.
+    """
+    from allgone.cli import doctor as examination
+
+    return examination.run(as_json=as_json)
+
+
+def main(args: Sequence[str] | None) -> int:
+    """The exit status. Errors of usage are own failures, as with timeout(1)."""
+    try:
+        status = allgone.main(args=args, prog_name="allgone", standalone_mode=False)
+    except click.UsageError as e:
+        where = e.ctx.command_path if e.ctx is not None else "allgone"
+        say(f'{e.format_message()} (try "{where} --help")')
+        return OWN_FAILURE
+    except click.ClickException as e:
+        say(e.format_message())
+        return OWN_FAILURE
+    except click.Abort:
+        return 128 + signal.SIGINT
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,208 @@
+"""``allgone run``: one command, from its start to its exit status."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TextIO
+
+from allgone._backends import choose
+from allgone._backends.process_group import ProcessGroupBackend
+from allgone._core.containment import Backend
+from allgone._core.policy import StopPolicy
+from allgone._core.report import Process, Report
+from allgone._linux import fds, own_end, processes
+from allgone._linux.terminal import Terminal
+from allgone._process.popen import Popen
+from allgone.cli import OWN_FAILURE, say
+from allgone.cli.durations import shown
+from allgone.cli.signals import ENDING, Signals
+from allgone.cli.supervision import TIMEOUT, Supervision
+from allgone.errors import AllgoneError, EscapedProcessWarning, PlacementFailed, StopTimeout
+
+TIMED_OUT, NOT_EXECUTABLE, NOT_FOUND = 124, 126, 127
+_NAMED = 8  # processes that a message names
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to run, and how."""
+
+    args: tuple[str, ...]
+    policy: StopPolicy
+    backend: choose.BackendName | None
+    timeout: float
+    name: str | None
+    report: str | None
+
+
+def run(job: Job) -> int:
+    """Run it; returns the exit status, or ends this process by the signal that ended the command."""
+    try:
+        record = Record(job)
+    except OSError as e:
+        say(f"cannot write the report {job.report}: {e.strerror}")
+        return OWN_FAILURE
+    terminal = Terminal.found()
+    try:
+        status = _run(job, record, terminal)
+    finally:
+        if terminal is not None:
+            terminal.close()
+    record.write(status)
+    if status < 0:
+        own_end.by_signal(-status)
+        return 128 - status
+    return status
+
+
+def _run(job: Job, record: Record, terminal: Terminal | None) -> int:
+    signals = Signals()
+    _forget_coerced_locale()
+    try:
+        backend = _backend(job, terminal)
+        if asked_to_end := _asked_to_end(signals):
+            return -asked_to_end
+        process = _started(job, backend)
+    except (AllgoneError, OSError, ValueError) as e:
+        return -_asked_to_end(signals) or record.failed(*_start_failure(job, e))
+    signals.hold()
+    watch = Supervision(process, signals, terminal, timeout=job.timeout, timeout_stop=job.policy.timeout_stop)
+    record.stopped_because = watch.until_end()
+    forced = record.stopped_because is not None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EscapedProcessWarning)  # said below, in the words of a command
+            report = process.stop_meanwhile(watch.carry_out)
+    except StopTimeout as e:
+        record.write(record.failed(OWN_FAILURE, f"could not stop {_names(processes.described(e.survivors))}. {e}"))
+        os._exit(OWN_FAILURE)  # at exit the library would try all over again
+    finally:
+        if forced and terminal is not None:
+            terminal.put_back()
+    backend.close()
+    record.report = report
+    _tell(job, process, report, record.stopped_because)
+    return TIMED_OUT if record.stopped_because == TIMEOUT else process.returncode
+
+
+def _asked_to_end(signals: Signals) -> int:
+    """The signal, if one came before there was a command; else 0."""
+    return next((each for each in signals.early if each in ENDING), 0)
+
+
+def _backend(job: Job, terminal: Terminal | None) -> Backend:
+    backend = choose.backend(job.backend, sweep=True)
+    if backend.name == "process-group" and terminal is not None:
+        return ProcessGroupBackend(sweep=True, session=False)  # a session of its own would have no terminal
+    return backend
+
+
+def _started(job: Job, backend: Backend) -> Popen:
+    try:
+        return _popen(job, backend, job.args)
+    except OSError as e:
+        script = shutil.which(job.args[0])
+        if e.errno != errno.ENOEXEC or script is None:
+            raise
+    # A script without "#!": execvp(3), and so env(1) and every shell, runs it with sh.
+    return _popen(job, backend, ("/bin/sh", script, *job.args[1:]))
+
+
+def _popen(job: Job, backend: Backend, args: tuple[str, ...]) -> Popen:
+    return Popen(args, backend=backend, name=job.name, policy=job.policy, close_fds=False)
+
+
+def _forget_coerced_locale() -> None:
+    # In the C locale Python sets LC_CTYPE for its children (PEP 538). The command shall get its environment as it was.
+    if os.environ.get("LC_CTYPE") in ("C.UTF-8", "C.utf8", "UTF-8") and not processes.was_set_at_start("LC_CTYPE"):
+        del os.environ["LC_CTYPE"]
+
+
+def _start_failure(job: Job, e: Exception) -> tuple[int, str]:
+    """(exit status, message)"""
+    if isinstance(e, OSError) and not isinstance(e, AllgoneError) and e.filename == job.args[0]:
+        status = NOT_FOUND if e.errno == errno.ENOENT else NOT_EXECUTABLE
+        return status, f"cannot run {job.args[0]}: {e.strerror}"
+    if isinstance(e, OSError) and not isinstance(e, PlacementFailed):
+        return OWN_FAILURE, "cannot start anything: " + (f"{e.filename}: " if e.filename else "") + str(e.strerror)
+    return OWN_FAILURE, str(e)
+
+
+def _tell(job: Job, process: Popen, report: Report, because: str | None) -> None:
+    """One line about what had to be stopped, if anything."""
+    spared = {each.pid for each in report.left_running}
+    stopped = [each for each in (*report.members, *report.escapees) if each.pid not in spared]
+    if because is None:
+        stopped = [each for each in stopped if each.pid != process.pid]
+        said = f"stopped {_count(stopped)} that the command left behind: {_names(stopped)}" if stopped else ""
+    elif because == TIMEOUT:
+        said = f"time-out after {shown(job.timeout)}: stopped {_names(stopped)}"
+    else:
+        said = f"stopped the command, for {because}: {_names(stopped)}"
+    alive = process.escapees() - spared
+    if alive:
+        said += ("; " if said else "") + f"could not stop {_names(processes.described(alive))}"
+    if said:
+        say(said)
+
+
+def _count(found: list[Process]) -> str:
+    return "1 process" if len(found) == 1 else f"{len(found)} processes"
+
+
+def _names(found: Iterable[Process]) -> str:
+    words = [str(each) for each in found]
+    return ", ".join(words[:_NAMED]) + (", …" if len(words) > _NAMED else "")
+
+
+class Record:
+    """What ``--report`` writes. The file is opened, and emptied, before anything is started.
+
+    Raises OSError where it can't be written.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._file: TextIO | None = None
+        if job.report is not None:
+            fd = os.open(job.report, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            self._file = open(fds.above_stdio(fd), "w", encoding="utf-8")  # noqa: SIM115  # closed by write()
+        self._began = time.monotonic()
+        self._started_at = datetime.now(timezone.utc)
+        self._error: str | None = None
+        self.report: Report | None = None
+        self.stopped_because: str | None = None
+
+    def failed(self, status: int, message: str) -> int:
+        """Say it, and keep it; returns `status`."""
+        say(message)
+        self._error = message
+        return status
+
+    def write(self, status: int) -> None:
+        if self._file is None:
+            return
+        seconds = time.monotonic() - self._began
+        facts = {
+            "args": list(self._job.args),
+            "exit_status": status if status >= 0 else 128 - status,
+            "error": self._error,
+            "stopped_because": self.stopped_because,
+            "started_at": self._started_at.isoformat(),
+            "duration_total": seconds,
+            **(self.report.to_dict() if self.report is not None else {}),
+        }
+        try:
+            with self._file as file:
+                json.dump(facts, file, indent=2)
+                file.write("\n")
+        except OSError as e:
+            say(f"cannot write the report {self._job.report}: {e.strerror}")
