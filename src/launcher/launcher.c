@@ -1,10 +1,15 @@
 /* allgone-launch: what the child is while it enters its containment, before it becomes the user's command.
  *
- *   allgone-launch STATUS PROCS WAIT SELF TAG EXECUTABLE [ARGV...]
+ *   allgone-launch STATUS CGROUP WAIT SELF TAG EXECUTABLE [ARGV...]
  *
- *   STATUS      fd to report a failure on: struct { int32_t stage, error; }. It is closed by a successful exec, so
- *               end-of-file without a report means success. "-": report on stderr and exit as env(1) does.
- *   PROCS       fd of the cgroup.procs file to enter (one "0" is written), or "-".
+ *   STATUS      fd to report on: struct { int32_t stage, value; }, value being an errno or, for STAGE_BORN, a pid.
+ *               It is closed by a successful exec, so end-of-file without an errno means success. "-": report
+ *               failures on stderr and exit as env(1) does.
+ *   CGROUP      fd of the cgroup.procs file to enter (one "0" is written); or "+" and the fd of the cgroup directory
+ *               for the command to be born in by clone3(2) (Linux 5.7); or "-". If born, the command is a sibling of
+ *               this process, its pid is reported, and this process ends. Entering by a write waits for an RCU grace
+ *               period, 5-15 ms, unless somebody else did so just before; a birth does not. Where clone3 can't do
+ *               it, the write is made.
  *   WAIT        fd to read one byte from before anything runs, or "-". End-of-file there means that the supervisor
  *               is gone: exit without running the command.
  *   SELF        fd that this program was executed from (/proc/self/fd/N), to be closed, or "-".
@@ -16,12 +21,17 @@
  */
 typedef unsigned long ulong;
 
-enum { STAGE_USAGE = 0, STAGE_TAG = 1, STAGE_ENTER = 2, STAGE_WAIT = 3, STAGE_EXEC = 4 };
+enum { STAGE_USAGE = 0, STAGE_TAG = 1, STAGE_ENTER = 2, STAGE_WAIT = 3, STAGE_EXEC = 4, STAGE_BORN = 5 };
 enum { E_NOENT = 2, E_INTR = 4, E_NOTDIR = 20, E_INVAL = 22, E_PIPE = 32, E_NAMETOOLONG = 36 };
-enum { F_SETFD_ = 2, FD_CLOEXEC_ = 1, RLIMIT_LOCKS_ = 10, PATH_MAX_ = 4096 };
+enum { F_SETFD_ = 2, FD_CLOEXEC_ = 1, O_WRONLY_ = 1, O_CLOEXEC_ = 02000000, RLIMIT_LOCKS_ = 10, PATH_MAX_ = 4096, NR_clone3 = 435 };
+#define CLONE_VM_ 0x100ul
+#define CLONE_VFORK_ 0x4000ul
+#define CLONE_PARENT_ 0x8000ul
+#define CLONE_INTO_CGROUP_ 0x200000000ul
 
 #if defined(__x86_64__)
-enum { NR_read = 0, NR_write = 1, NR_fcntl = 72, NR_execve = 59, NR_setrlimit = 160, NR_exit_group = 231 };
+enum { NR_read = 0, NR_write = 1, NR_fcntl = 72, NR_execve = 59, NR_setrlimit = 160, NR_exit_group = 231, NR_openat = 257,
+       NR_getpid = 39, NR_getpgid = 121, NR_getsid = 124, NR_setpgid = 109, NR_setsid = 112 };
 static long sys3(long number, long a, long b, long c) {
 	long result;
 	__asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
@@ -29,7 +39,8 @@ static long sys3(long number, long a, long b, long c) {
 }
 __asm__(".globl _start\n_start:\n\txor %ebp,%ebp\n\tmov %rsp,%rdi\n\tand $-16,%rsp\n\tcall launch\n\thlt\n");
 #elif defined(__aarch64__)
-enum { NR_read = 63, NR_write = 64, NR_fcntl = 25, NR_execve = 221, NR_setrlimit = 164, NR_exit_group = 94 };
+enum { NR_read = 63, NR_write = 64, NR_fcntl = 25, NR_execve = 221, NR_setrlimit = 164, NR_exit_group = 94, NR_openat = 56,
+       NR_getpid = 172, NR_getpgid = 155, NR_getsid = 156, NR_setpgid = 154, NR_setsid = 157 };
 static long sys3(long number, long a, long b, long c) {
 	register long x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c;
 	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2) : "memory");
@@ -37,7 +48,8 @@ static long sys3(long number, long a, long b, long c) {
 }
 __asm__(".globl _start\n_start:\n\tmov x29,xzr\n\tmov x30,xzr\n\tmov x0,sp\n\tbl launch\n\tbrk #0\n");
 #elif defined(__riscv) && __riscv_xlen == 64
-enum { NR_read = 63, NR_write = 64, NR_fcntl = 25, NR_execve = 221, NR_setrlimit = 164, NR_exit_group = 94 };
+enum { NR_read = 63, NR_write = 64, NR_fcntl = 25, NR_execve = 221, NR_setrlimit = 164, NR_exit_group = 94, NR_openat = 56,
+       NR_getpid = 172, NR_getpgid = 155, NR_getsid = 156, NR_setpgid = 154, NR_setsid = 157 };
 static long sys3(long number, long a, long b, long c) {
 	register long a7 __asm__("a7") = number, a0 __asm__("a0") = a, a1 __asm__("a1") = b, a2 __asm__("a2") = c;
 	__asm__ volatile("ecall" : "+r"(a0) : "r"(a7), "r"(a1), "r"(a2) : "memory");
@@ -52,13 +64,17 @@ static void leave(int status) { for (;;) sys3(NR_exit_group, status, 0, 0); }
 static ulong length(const char *s) { ulong n = 0; while (s[n]) n++; return n; }
 static void say(const char *s) { sys3(NR_write, 2, (long)s, (long)length(s)); }
 
+static void report(int status, int stage, int value) {
+	int words[2] = {stage, value};
+	sys3(NR_write, status, (long)words, sizeof words);
+}
+
 /* Report to the fd `status`, or on stderr where that is -1. */
 static void fail(int status, int stage, int error, const char *what) {
 	static const char *const doing[] = {"bad arguments", "cannot tag", "cannot enter the cgroup", "supervisor is gone",
 	                                    "cannot execute"};
 	if (status >= 0) {
-		int report[2] = {stage, error};
-		sys3(NR_write, status, (long)report, sizeof report);
+		report(status, stage, error);
 		leave(125);
 	}
 	char digits[12], *first = digits + 11;
@@ -101,6 +117,11 @@ static void tag(int status, const char *arg) {
 	if (r < 0) fail(status, STAGE_TAG, (int)-r, arg);
 }
 
+static void enter(int status, int procs, const char *what) {
+	long r = sys3(NR_write, procs, (long)"0", 1);
+	if (r < 0) fail(status, STAGE_ENTER, (int)-r, what);
+}
+
 static void wait_for_go(int status, int fd) {
 	char byte;
 	long r;
@@ -138,18 +159,44 @@ static int execute(const char *name, char **argv, char **envp) {
 	}
 }
 
+__attribute__((noinline, noreturn)) static void become(int status, char **argv, char **envp) {
+	fail(status, STAGE_EXEC, execute(argv[6], argv + 7, envp), argv[6]);
+	__builtin_unreachable();
+}
+
+/* Have the command born inside the cgroup, as a child of our parent, and end; or enter it as we are and return. As
+ * with vfork(2), the child runs on our memory until it execs: it must not return from here. Session and group that
+ * we were given to lead are its to lead. */
+static void be_born_in(int status, int cgroup, char **argv, char **envp) {
+	struct { ulong flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup; }
+		args = {.flags = CLONE_VM_ | CLONE_VFORK_ | CLONE_PARENT_ | CLONE_INTO_CGROUP_, .cgroup = (ulong)cgroup};
+	long self = sys3(NR_getpid, 0, 0, 0);
+	int leads_session = sys3(NR_getsid, 0, 0, 0) == self, leads_group = sys3(NR_getpgid, 0, 0, 0) == self;
+	long pid = status < 0 ? -1 : sys3(NR_clone3, (long)&args, sizeof args, 0);
+	if (pid == 0) {
+		if (leads_session) sys3(NR_setsid, 0, 0, 0);
+		else if (leads_group) sys3(NR_setpgid, 0, 0, 0);
+		become(status, argv, envp);
+	}
+	if (pid > 0) {
+		report(status, STAGE_BORN, (int)pid);
+		leave(0);
+	}
+	long procs = sys3(NR_openat, cgroup, (long)"cgroup.procs", O_WRONLY_ | O_CLOEXEC_);
+	if (procs < 0) fail(status, STAGE_ENTER, (int)-procs, argv[2]);
+	enter(status, (int)procs, argv[2]);
+}
+
 __attribute__((used, noreturn)) void launch(long *stack) {
 	long argc = stack[0];
 	char **argv = (char **)(stack + 1), **envp = argv + argc + 1;
-	if (argc < 7) fail(-1, STAGE_USAGE, E_INVAL, "STATUS PROCS WAIT SELF TAG EXECUTABLE [ARGV...]");
-	int status = descriptor(-1, argv[1]), procs = descriptor(status, argv[2]), wait = descriptor(status, argv[3]);
+	if (argc < 7) fail(-1, STAGE_USAGE, E_INVAL, "STATUS CGROUP WAIT SELF TAG EXECUTABLE [ARGV...]");
+	int born = argv[2][0] == '+';
+	int status = descriptor(-1, argv[1]), cgroup = descriptor(status, argv[2] + born), wait = descriptor(status, argv[3]);
 	descriptor(status, argv[4]);
 	tag(status, argv[5]);
-	if (procs >= 0) {
-		long r = sys3(NR_write, procs, (long)"0", 1);
-		if (r < 0) fail(status, STAGE_ENTER, (int)-r, argv[2]);
-	}
+	if (born) be_born_in(status, cgroup, argv, envp);
+	else if (cgroup >= 0) enter(status, cgroup, argv[2]);
 	if (wait >= 0) wait_for_go(status, wait);
-	fail(status, STAGE_EXEC, execute(argv[6], argv + 7, envp), argv[6]);
-	__builtin_unreachable();
+	become(status, argv, envp);
 }

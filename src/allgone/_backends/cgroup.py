@@ -15,7 +15,7 @@ from functools import partial
 
 from allgone._backends import cgroup_base
 from allgone._core.command import Command
-from allgone._core.containment import Guarantees
+from allgone._core.containment import Guarantees, Leader
 from allgone._core.names import checked_name, made_up_name
 from allgone._linux import cgroupfs, launcher
 from allgone._linux.cgroupfs import Mount
@@ -50,25 +50,34 @@ class CgroupContainment:
         *,
         restore_signals: bool = True,
         other_user: bool = False,
+        same_process: bool = False,
         wait: int | None = None,
     ) -> Iterator[Command]:
-        # Opened here, by us: the child writes to it with our rights, also after it changed its user.
-        procs = above_stdio(os.open(self._folder + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+        # Opened here, by us: the child writes to it with our rights, also after it changed its user. Birth by clone3
+        # is by the child's own rights.
+        in_place = other_user or same_process or wait is not None or status is None
+        path, flags = ("/cgroup.procs", os.O_WRONLY) if in_place else ("", os.O_RDONLY | os.O_DIRECTORY)
+        fd = above_stdio(os.open(self._folder + path, flags | os.O_CLOEXEC))
         try:
             with launcher.prefix(
-                status=status, procs=procs, wait=wait, restore_signals=restore_signals, other_user=other_user
+                status=status,
+                procs=fd if in_place else None,
+                cgroup=None if in_place else fd,
+                wait=wait,
+                restore_signals=restore_signals,
+                other_user=other_user,
             ) as before:
                 yield Command(
                     argv=launcher.with_command(before, executable, argv),
                     executable=before.executable,
                     pass_fds=before.pass_fds,
                     start_new_session=False,
-                    enter=partial(_enter, procs),
+                    enter=partial(_enter, fd),
                 )
         finally:
-            os.close(procs)
+            os.close(fd)
 
-    def born(self, pid: int) -> None:
+    def born(self, leader: Leader) -> None:
         pass  # the kernel keeps the list
 
     def nested(self, name: str) -> CgroupContainment:

@@ -145,7 +145,7 @@ def _enter(folder: str) -> int | None:
             child = subprocess.Popen(command, executable=before.executable, pass_fds=before.pass_fds)
         os.close(writer)
         writer = -1
-        failure = launcher.failure(reader)
+        failure, _ = launcher.outcome(reader)
         child.wait()
     except OSError as e:
         return e.errno

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from allgone._core.command import Command
-from allgone._core.containment import Guarantees
+from allgone._core.containment import Guarantees, Leader
 from allgone._core.names import checked_name, made_up_name
 from allgone._linux import launcher, pidfd, processes, subreaper
 
@@ -38,7 +38,7 @@ class ProcessGroupContainment:
         self._sweep = sweep
         self._session = session
         self._tag = processes.new_tag()
-        self._leaders: list[int] = []
+        self._leaders: dict[int, Leader] = {}
         self._inner: list[ProcessGroupContainment] = []
         self.gone = False
         if sweep:
@@ -61,6 +61,7 @@ class ProcessGroupContainment:
         *,
         restore_signals: bool = True,
         other_user: bool = False,
+        same_process: bool = False,
         wait: int | None = None,
     ) -> Iterator[Command]:
         with launcher.prefix(
@@ -74,8 +75,8 @@ class ProcessGroupContainment:
                 enter=lambda: resource.setrlimit(processes.RLIMIT_LOCKS, self._tag),
             )
 
-    def born(self, pid: int) -> None:
-        self._leaders.append(pid)
+    def born(self, leader: Leader) -> None:
+        self._leaders[leader.pid] = leader
 
     def nested(self, name: str) -> ProcessGroupContainment:
         checked_name(name)
@@ -98,18 +99,9 @@ class ProcessGroupContainment:
 
     def _is_member(self, pid: int) -> bool:
         sid = processes.session(pid) if self._session else None
-        if sid is not None and sid in self._leaders and self._is_pinned(sid):
+        if sid is not None and sid in self._leaders and self._leaders[sid].holds_its_number():
             return True
         return (sid in self._leaders or self._sweep) and self._is_tagged(pid)
-
-    @staticmethod
-    def _is_pinned(leader: int) -> bool:
-        """Whether the number is still held by our child, running or unreaped, and so can't be anybody else's."""
-        try:
-            pidfd.Child(leader).exit_status()
-        except ChildProcessError:
-            return False
-        return True
 
     def _is_tagged(self, pid: int) -> bool:
         found = processes.limits(pid)
@@ -151,7 +143,7 @@ class ProcessGroupContainment:
         for inner in self._inner:
             inner.kill()
         if self._session:
-            for leader in self._leaders:
+            for leader in self._leaders.values():
                 self._kill_group(leader)
         if self._sweep:
             self._hold_still()
@@ -159,11 +151,12 @@ class ProcessGroupContainment:
             if processes.group(pid) not in self._leaders:
                 self._signal_one(pid, (signal.SIGKILL,))
 
-    def _kill_group(self, leader: int) -> None:
+    @staticmethod
+    def _kill_group(leader: Leader) -> None:
         # Not even if a scan of /proc shows nobody: a hopper can slip between two reads, not out of its group.
-        if leader > 1 and self._is_pinned(leader):
+        if leader.pid > 1 and leader.holds_its_number():
             try:
-                os.killpg(leader, signal.SIGKILL)
+                os.killpg(leader.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass  # only zombies, or only another user's processes: the stop will name those
 
@@ -200,7 +193,7 @@ class ProcessGroupContainment:
             return True
         if self.members():
             return False
-        for leader in self._leaders if self._session else ():
+        for leader in self._leaders.values() if self._session else ():
             self._kill_group(leader)
         if self.members() or not all([inner.remove() for inner in self._inner]):
             return False

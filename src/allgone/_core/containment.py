@@ -62,16 +62,18 @@ class Containment(Protocol):
         *,
         restore_signals: bool = True,
         other_user: bool = False,
+        same_process: bool = False,
         wait: int | None = None,
     ) -> AbstractContextManager[Command]:
         """The command with the launcher in front. Spawn it inside the ``with`` block, then call `born()`.
 
         `status` is the fd that the launcher reports a failure on, `wait` one that it reads a byte from before it
-        goes on; `other_user`: the child will have changed its user by then.
+        goes on; `other_user`: the child will have changed its user by then; `same_process`: the process spawned
+        is to become the command itself, as it always does without a `status`.
         """
         ...
 
-    def born(self, pid: int) -> None:
+    def born(self, leader: Leader) -> None:
         """Take note of the leader just spawned."""
         ...
 
@@ -144,8 +146,12 @@ class Leader(Protocol):
         """Whether it has ended; it may still be unreaped."""
         ...
 
+    def holds_its_number(self) -> bool:
+        """Whether it runs or is unreaped, so that its pid can't be anybody else's."""
+        ...
+
     def fileno(self) -> int:
-        """An fd that becomes readable when it ends."""
+        """An fd that becomes readable when it ends. Raises ProcessLookupError when it was reaped by others."""
         ...
 
     def send(self, signum: int) -> None:

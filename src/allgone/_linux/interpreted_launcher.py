@@ -1,6 +1,6 @@
 """The launcher where there is no compiled one: the same arguments and reports as src/launcher/launcher.c.
 
-Run as ``python -I -S -c <this file> IGNORED STATUS PROCS WAIT SELF TAG EXECUTABLE [ARGV...]``; IGNORED lists the
+Run as ``python -I -S -c <this file> IGNORED STATUS CGROUP WAIT SELF TAG EXECUTABLE [ARGV...]``; IGNORED lists the
 signals to leave ignored, for Python ignores SIGPIPE and SIGXFSZ when it starts. Not a shell script, because a POSIX
 shell can't do it: dash takes no fd above 9, none can mark one close-on-exec, report an errno, set argv[0], or
 pass on an environment untouched (tests/unit/test_why_not_sh.py shows each).
@@ -23,26 +23,28 @@ def raw(path):
 
 
 def launch():
-    status, stage, what = None, USAGE, b"STATUS PROCS WAIT SELF TAG EXECUTABLE [ARGV...]"
+    status, stage, what = None, USAGE, b"STATUS CGROUP WAIT SELF TAG EXECUTABLE [ARGV...]"
     try:
         # From the kernel, not sys.argv and os.environ: those went through a locale.
         words, environment = raw("/proc/self/cmdline"), raw("/proc/self/environ")
         ignored = words[BEFORE - 1].split(b",")
         fds = []
         for what in words[BEFORE : BEFORE + 4]:
-            fds.append(None if what == b"-" else int(what))
+            fds.append(None if what == b"-" else int(what))  # int() takes the "+" of a directory's fd
             if fds[-1] is not None:
                 os.set_inheritable(fds[-1], False)
             status = fds[0]
-        _, procs, wait, _ = fds
+        _, cgroup, wait, _ = fds
         what, name, argv = words[BEFORE + 4], words[BEFORE + 5], words[BEFORE + 6 :]
         tag = None if what == b"-" else tuple(map(int, what.split(b":")))
         stage = TAG
         if tag is not None:
             resource.setrlimit(10, tag)  # RLIMIT_LOCKS
         stage, what = ENTER, words[BEFORE + 1]
-        if procs is not None:
-            os.write(procs, b"0")
+        if words[BEFORE + 1].startswith(b"+"):  # a directory to be born in: no clone3 here, so enter it
+            cgroup = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=cgroup)
+        if cgroup is not None:
+            os.write(cgroup, b"0")
         stage, what = WAIT, b"before the command was started"
         if wait is not None and os.read(wait, 1) == b"":
             raise BrokenPipeError(EPIPE, "supervisor is gone")

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from allgone._linux.fds import above_stdio
 
 COMPILED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "allgone-launch")
-_REPORT = struct.Struct("=ii")  # stage, errno: launcher.c, fail()
-USAGE, TAG, ENTER, WAIT, EXEC = range(5)
+_REPORT = struct.Struct("=ii")  # stage, errno or pid: launcher.c, report()
+USAGE, TAG, ENTER, WAIT, EXEC, BORN = range(6)
 
 
 class Failure(NamedTuple):
@@ -24,6 +24,13 @@ class Failure(NamedTuple):
 
     stage: int
     error: int
+
+
+class Launch(NamedTuple):
+    """How a launch went: its failure, if any, and the command's pid where that is not the launcher's."""
+
+    failure: Failure | None
+    born: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ def prefix(
     *,
     status: int | None,
     procs: int | None = None,
+    cgroup: int | None = None,
     wait: int | None = None,
     tag: tuple[int, int] | None = None,
     restore_signals: bool = True,
@@ -67,14 +75,17 @@ def prefix(
 ) -> Iterator[Prefix]:
     """The launcher's program and arguments, valid inside the ``with`` block.
 
+    `procs` is a cgroup.procs file to enter, `cgroup` a cgroup directory to be born in (the pid may change by that).
     `other_user`: it will be executed by another user, who perhaps can't reach it by its path.
     """
     own = None
     if other_user and kind() == "compiled":
         own = above_stdio(os.open(COMPILED, os.O_RDONLY | os.O_CLOEXEC))
     try:
-        fds = [status, procs, wait, own]
+        fds = [status, cgroup if procs is None else procs, wait, own]
         words = ["-" if fd is None else str(fd) for fd in fds]
+        if cgroup is not None:
+            words[1] = f"+{cgroup}"
         words.append("-" if tag is None else f"{tag[0]}:{tag[1]}")
         inherited = tuple(fd for fd in fds if fd is not None)
         if kind() == "compiled":
@@ -90,16 +101,22 @@ def prefix(
             os.close(own)
 
 
-def failure(status: int) -> Failure | None:
-    """Read the launcher's report from the read end `status`; None means that the command was executed.
+def outcome(status: int) -> Launch:
+    """Read the launcher's reports from the read end `status`. No failure means that the command was executed.
 
-    Returns when the launcher has executed the command, failed, or was killed (then None too: what was killed
+    Returns when the launcher has executed the command, failed, or was killed (no failure then too: what was killed
     in its containment ran nowhere else).
     """
-    report = b""
-    while len(report) < _REPORT.size and (chunk := os.read(status, _REPORT.size - len(report))):
-        report += chunk
-    return Failure(*_REPORT.unpack(report)) if len(report) == _REPORT.size else None
+    text = b""
+    while chunk := os.read(status, 64):
+        text += chunk
+    failure = born = None
+    for stage, value in _REPORT.iter_unpack(text[: len(text) - len(text) % _REPORT.size]):
+        if stage == BORN:
+            born = value
+        else:
+            failure = Failure(stage, value)
+    return Launch(failure, born)
 
 
 def with_command(before: Prefix, executable: object, argv: Sequence[object]) -> tuple[object, ...]:

@@ -52,12 +52,15 @@ class Child:
     """A direct child, from its start until it is reaped. Opens its pidfd when that is first needed.
 
     A number is safe to use while the child is unreaped, and `waitid` refuses (ECHILD) once it is not ours any more.
+    From `reap()` on the number is never used again: it may be another child's by then.
     """
 
-    __slots__ = ("_fd", "pid")
+    __slots__ = ("_fd", "_status", "pid", "reaped")
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.reaped = False
+        self._status: int | None = None
         self._fd: int | None = None
 
     def exit_status(self, *, block: bool = False) -> int | None:
@@ -65,11 +68,13 @@ class Child:
 
         Raises ChildProcessError where somebody else has reaped it.
         """
-        flags = os.WEXITED | os.WNOWAIT | (0 if block else os.WNOHANG)
-        found = os.waitid(os.P_PID, self.pid, flags)
-        if found is None:
-            return None
-        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        if self._status is None:
+            if self.reaped:
+                raise ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD))
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | (0 if block else os.WNOHANG))
+            if found is not None:
+                self._status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        return self._status
 
     def has_ended(self) -> bool:
         try:
@@ -77,9 +82,21 @@ class Child:
         except ChildProcessError:
             return True
 
+    def holds_its_number(self) -> bool:
+        """Whether it runs or is unreaped, so that the kernel can't have given its number to anybody else."""
+        if self.reaped:
+            return False
+        try:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        except ChildProcessError:
+            return False
+        return True
+
     def fileno(self) -> int:
         """Its pidfd: readable once it has ended. Raises ProcessLookupError when it is reaped already."""
         if self._fd is None:
+            if self.reaped:
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             self._fd = os.pidfd_open(self.pid)
         return self._fd
 
@@ -97,16 +114,21 @@ class Child:
         if self.has_ended():
             return True
         poller = select.poll()
-        poller.register(self.fileno(), select.POLLIN)
+        try:
+            poller.register(self.fileno(), select.POLLIN)
+        except ProcessLookupError:
+            return True  # reaped by someone else just now
         return bool(poller.poll(max(0.0, timeout) * 1000))
 
-    def reap(self) -> None:
-        """Let the kernel forget it, if it has ended; its number is free from then on."""
-        try:
-            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG)
-        except ChildProcessError:
-            pass  # done before, or by somebody else
-        self.close()
+    def reap(self, *, block: bool = False) -> None:
+        """Let the kernel forget it, if it has ended (or when it has: `block`); its number is free from then on."""
+        if not self.reaped:
+            try:
+                self.reaped = os.waitid(os.P_PID, self.pid, os.WEXITED | (0 if block else os.WNOHANG)) is not None
+            except ChildProcessError:
+                self.reaped = True  # by somebody else
+        if self.reaped:
+            self.close()
 
     def close(self) -> None:
         fd, self._fd = self._fd, None

@@ -92,15 +92,18 @@ class Popen(subprocess.Popen[Any]):
                     writer,
                     restore_signals=options.get("restore_signals", True),
                     other_user=any(options.get(who) is not None for who in ("user", "group", "extra_groups")),
+                    same_process=options.get("preexec_fn") is not None,
                 ) as command:
                     self._start(command, executable, options)
             finally:
                 os.close(writer)
-            failed = launcher.failure(reader)
+            launch = launcher.outcome(reader)
         finally:
             os.close(reader)
-        if failed is not None:
-            raise self._failure(failed, executable)
+        if launch.born is not None:
+            self._succeed_to(launch.born)
+        if launch.failure is not None:
+            raise self._failure(launch.failure, executable)
 
     def _start(self, command: Command, executable: object, options: dict[str, Any]) -> None:
         options = dict(options)
@@ -131,14 +134,24 @@ class Popen(subprocess.Popen[Any]):
             self._adopt()  # interrupted after the fork; had exec failed, the child would be reaped by now
         if self._child is not None:
             self.close_streams()
+        members = self._containment.members()
         driver.stop(self._containment, self._leaders(), self._policy.at_once())
         driver.forget(self._containment)
         if self._child is not None:
             self._notice_end(block=True)
+        for pid in members:  # a leader just born, whose pid nobody lived to report, is a child of ours as well
+            Child(pid).reap()
 
     def _adopt(self) -> None:
         self._child = Child(self.pid)
-        self._containment.born(self.pid)
+        self._containment.born(self._child)
+
+    def _succeed_to(self, pid: int) -> None:
+        """The launcher had the command born as its sibling, and ends: from now on that one is the leader."""
+        assert self._child is not None
+        self._child.reap(block=True)
+        self.pid = pid
+        self._child = Child(pid)
 
     def _leaders(self) -> tuple[Child, ...]:
         return () if self._child is None or self.returncode is not None else (self._child,)
@@ -238,7 +251,7 @@ class Popen(subprocess.Popen[Any]):
 
     def stop(self, policy: StopPolicy | None = None) -> Report:
         """Stop every member as `policy` says (default: the one given at the start), reap the leader, remove the
-        containment. The second call returns the report of the first.
+        containment. A second call returns the report of the first, unless that left some running on purpose.
 
         >>> with Popen(["sleep", "1000"]) as proc:
         ...     proc.stop(StopPolicy(timeout_stop=1)).returncode
@@ -250,7 +263,7 @@ class Popen(subprocess.Popen[Any]):
 
     def stop_meanwhile(self, carry_out: Callable[[Steps], None], policy: StopPolicy | None = None) -> Report:
         """`stop()` by a driver of one's own: `carry_out` does the waiting that the steps ask for."""
-        if self._report is None:
+        if self._report is None or not self._containment.gone:  # kill_mode="process" can have left some
             self._check_owner()
             policy = _checked_policy(policy) or self._policy
             outcome = functools.partial(driver.stop, self._containment, self._leaders(), policy, carry_out)
