@@ -80,7 +80,7 @@ class Launcher:
             finally:
                 os.close(writer)
             with process:
-                failure = launcher.failure(reader)
+                failure, _ = launcher.outcome(reader)
                 output, errors = process.communicate()
         finally:
             os.close(reader)

@@ -269,14 +269,14 @@ def reads_from(pid: int, fd: int) -> bool:
 def test_a_byte_lets_it_go_on(launcher: Launcher) -> None:
     with waiting(launcher, ["echo", "ran"]) as (process, go, status):
         go.write(b"!")
-        assert launcher_module.failure(status) is None
+        assert launcher_module.outcome(status).failure is None
         assert process.communicate()[0] == b"ran\n"
 
 
 def test_end_of_file_means_that_the_command_never_runs(launcher: Launcher) -> None:
     with waiting(launcher, ["echo", "ran"]) as (process, go, status):
         go.close()
-        assert launcher_module.failure(status) == Failure(WAIT, errno.EPIPE)
+        assert launcher_module.outcome(status).failure == Failure(WAIT, errno.EPIPE)
         assert process.communicate()[0] == b""
     assert process.returncode == 125
 
@@ -288,14 +288,14 @@ def test_stop_and_continue_do_not_let_it_go_on(launcher: Launcher) -> None:
         process.send_signal(signal.SIGCONT)
         os.waitid(os.P_PID, process.pid, os.WCONTINUED)
         go.write(b"!")
-        assert launcher_module.failure(status) is None
+        assert launcher_module.outcome(status).failure is None
         assert process.communicate()[0] == b"ran\n"
 
 
 def test_a_launcher_killed_while_it_waits_ran_nothing(launcher: Launcher) -> None:
     with waiting(launcher, ["echo", "ran"]) as (process, _, status):
         process.kill()
-        assert launcher_module.failure(status) is None
+        assert launcher_module.outcome(status).failure is None
         assert process.communicate()[0] == b""
     assert process.returncode == -signal.SIGKILL
 
