@@ -141,14 +141,12 @@ def test_nothing_is_left_by_the_command(
     """A shell waits for the server as a CI job would, then ends; the command sees to the rest."""
     if by == "cgroup":
         request.getfixturevalue("cgroup_base")
-    if server.options.get("user"):
-        pytest.skip("the command does not change users; the library's test covers PostgreSQL")
     report = tmp_path / "report.json"
     for _ in range(ROUNDS):
         command = [sys.executable, "-m", "allgone", "run", "--backend", by, "--timeout-stop", "5s"]
         script = '"$@" & read line'
         job = subprocess.Popen(
-            [*command, "--report", str(report), "--", "sh", "-c", script, "job", *server.args],
+            [*command, "--report", str(report), "--", "sh", "-c", script, "job", *as_its_user(server)],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         with job:
@@ -161,10 +159,19 @@ def test_nothing_is_left_by_the_command(
         assert said["members"] or said["escapees"]
 
 
+def as_its_user(server: Server) -> list[str]:
+    """The command line that does what the server's options ask of Popen."""
+    if "user" not in server.options:
+        return server.args
+    return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "env", "LC_ALL=C", *server.args]
+
+
 def wait_until_ready(server: Server, job: subprocess.Popen[bytes]) -> None:
     """By the server's own probe, as the fixture does it, but for a job that it did not start."""
     probe = readiness.probe(server.ready)
     assert probe is not None
+    if probe.reads_output:  # which the command leaves alone
+        probe = allgone.tcp(server.ports[0])
     for _ in range(6000):
         try:
             if probe(job, Output()):

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import itertools
 import os
-import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -205,7 +204,7 @@ class CgroupBackend:
 
     def _own_home(self) -> str:
         if self._home is None:
-            home = f"{self._base.folder}/allgone-{os.getpid()}-{secrets.token_hex(4)}"
+            home = f"{self._base.folder}/allgone-{os.getpid()}-{os.urandom(4).hex()}"
             os.mkdir(home)
             self._home = home
             self._home_fd = above_stdio(os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import subprocess
 from typing import NamedTuple
 
@@ -121,7 +120,7 @@ def rehearse(base: Base) -> None:
     Raises `BackendUnavailable`.
     """
     tried = f"a rehearsal in {base.folder}"
-    folder = f"{base.folder}/allgone-{os.getpid()}-{secrets.token_hex(4)}"
+    folder = f"{base.folder}/allgone-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         os.mkdir(folder)
     except OSError as e:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from typing import Literal
@@ -15,7 +14,6 @@ from allgone.errors import BackendUnavailable
 BackendName = Literal["auto", "cgroup", "process-group"]
 NAMES = ("auto", "cgroup", "process-group")
 
-_log = logging.getLogger("allgone")
 _lock = threading.RLock()
 _chosen: dict[tuple[str, bool, str | None], Backend] = {}
 
@@ -53,13 +51,16 @@ def _shared_cgroup() -> Backend:
 
 
 def _auto(sweep: bool) -> Backend:
+    import logging  # once per process, and only where somebody may be listening
+
+    log = logging.getLogger("allgone")
     try:
         taken = backend("cgroup")
     except BackendUnavailable as e:
         taken = backend("process-group", sweep=sweep)
-        _log.info("backend: process-group, because %s", e)
+        log.info("backend: process-group, because %s", e)
     else:
-        _log.info("backend: cgroup")
+        log.info("backend: cgroup")
     return taken
 
 

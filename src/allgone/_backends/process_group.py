@@ -15,7 +15,7 @@ from types import TracebackType
 from allgone._core.command import Command
 from allgone._core.containment import Guarantees, Leader
 from allgone._core.names import checked_name, made_up_name
-from allgone._linux import launcher, pidfd, processes, subreaper
+from allgone._linux import launcher, pidfd, processes
 
 _SIGSTOP_ROUNDS = 200  # of a sweep that tries to outrun a swarm; the stop sequence calls again until its deadline
 _WATCHED = 64  # members watched by pidfd at a time; those that remain are watched at the next look
@@ -42,6 +42,8 @@ class ProcessGroupContainment:
         self._inner: list[ProcessGroupContainment] = []
         self.gone = False
         if sweep:
+            from allgone._linux import subreaper  # for the few who sweep: it needs ctypes, 5 ms to import
+
             subreaper.hold()
 
     @property
@@ -200,6 +202,8 @@ class ProcessGroupContainment:
         self.gone = True
         self._forget(self.name)
         if self._sweep:
+            from allgone._linux import subreaper
+
             subreaper.release()
         return True
 

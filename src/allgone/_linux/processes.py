@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import secrets
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -31,9 +30,13 @@ def new_tag() -> Tag:
     """A tag for a new containment: 61 or more random bits; inside a tagged process the outer tag is kept as well."""
     hard = resource.getrlimit(RLIMIT_LOCKS)[1]
     if _HARD <= hard < 2 * _HARD:
-        return Tag(_SOFT | secrets.randbits(61), hard)
-    value = _HARD | secrets.randbits(62)
+        return Tag(_SOFT | _random_bits(61), hard)
+    value = _HARD | _random_bits(62)
     return Tag(value, value)
+
+
+def _random_bits(count: int) -> int:
+    return int.from_bytes(os.urandom(8), "little") >> (64 - count)
 
 
 def limits(pid: int) -> tuple[int, int] | None:
