@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import struct
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from allgone._linux.fds import above_stdio
 
 COMPILED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "allgone-launch")
+_COMMON_PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
 _REPORT = struct.Struct("=ii")  # stage, errno or pid: launcher.c, report()
 USAGE, TAG, ENTER, WAIT, EXEC, BORN = range(6)
 
@@ -62,6 +64,24 @@ def program() -> str:
     return COMPILED if kind() == "compiled" else sys.executable
 
 
+@cache
+def _python_for_all() -> str:
+    """An interpreter for a launcher that runs as another user: ours may be in a home directory that is closed to it."""
+    return next(filter(_is_open_to_all, (sys.executable, *_COMMON_PYTHONS)), sys.executable)
+
+
+def _is_open_to_all(program: str) -> bool:
+    """Whether everybody may execute it, by its path and by what that is a link to."""
+    if not os.path.exists(program):
+        return False
+    for path in (os.path.abspath(program), os.path.realpath(program)):
+        while path != "/":
+            if not os.stat(path).st_mode & stat.S_IXOTH:
+                return False
+            path = os.path.dirname(path)
+    return True
+
+
 @contextmanager
 def prefix(
     *,
@@ -94,8 +114,8 @@ def prefix(
         else:
             ignored = () if restore_signals else (signal.SIGPIPE, signal.SIGXFSZ)
             kept = [str(int(s)) for s in ignored if signal.getsignal(s) is signal.SIG_IGN]
-            python = (sys.executable, "-I", "-S", "-c", _source(), ",".join(kept) or "-")
-            yield Prefix(sys.executable, (*python, *words), inherited)
+            python = _python_for_all() if other_user else sys.executable
+            yield Prefix(python, (python, "-I", "-S", "-c", _source(), ",".join(kept) or "-", *words), inherited)
     finally:
         if own is not None:
             os.close(own)

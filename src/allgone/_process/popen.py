@@ -343,10 +343,13 @@ _OF_THE_LAUNCHER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errn
 def _launcher_not_executed(e: OSError, executable: object) -> OSError:
     if e.errno not in _OF_THE_LAUNCHER:
         return OSError(e.errno, e.strerror, executable)
-    return PlacementFailed(
-        e.errno or 0, f"the launcher can't be executed: {e.strerror}", launcher.program(),
-        "ALLGONE_LAUNCHER=interpreted uses the Python interpreter instead",
-    )  # fmt: skip
+    remedy = (
+        "ALLGONE_LAUNCHER=interpreted uses the Python interpreter instead"
+        if launcher.kind() == "compiled"
+        else "it must be within reach of the user that the command is to run as"
+    )
+    message = f"the launcher can't be executed: {e.strerror}"
+    return PlacementFailed(e.errno or 0, message, launcher.program(), remedy)
 
 
 def _passed(options: dict[str, Any], command: Command) -> tuple[int, ...]:
