@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from allgone._core.containment import Backend, Containment, Leader
 from allgone._core.policy import StopPolicy
 from allgone._core.stop import Outcome, Steps, Stop, Wait
+from allgone._linux.pidfd import LONGEST_POLL
+from allgone.errors import StopTimeout
 
 # What this process has made and not yet removed, in order.
 _live: dict[Containment, None] = {}
@@ -44,7 +46,7 @@ def stop(
     policy: StopPolicy,
     carry_out: Callable[[Steps], None] = run,
 ) -> Outcome:
-    """Stop it and remove it. An exception from outside (a second Ctrl-C) kills at once, then goes on its way.
+    """Stop it and remove it. An exception from outside (a second Ctrl-C, an alarm) kills at once, then goes its way.
 
     Raises `StopTimeout`, or what interrupted the wait.
     """
@@ -54,10 +56,13 @@ def stop(
     except Hurry:
         first.hurry()
         run(first.steps())
-    except Exception:
+    except StopTimeout:
         raise
     except BaseException:
-        run(Stop(containment, leaders, policy.at_once()).steps())
+        try:
+            run(Stop(containment, leaders, policy.at_once()).steps())
+        except KeyboardInterrupt:  # a third one: the kill takes milliseconds, and is what it asks for
+            run(Stop(containment, leaders, policy.at_once()).steps())
         raise
     return first.outcome
 
@@ -71,10 +76,10 @@ def wait_for(wait: Wait) -> None:
 
 
 def milliseconds_until(deadline: float) -> int | None:
-    """From now to `deadline` (monotonic seconds), rounded up, for poll(); None for inf."""
+    """From now to `deadline` (monotonic seconds), rounded up, for poll(); None for inf. Perhaps less: look again."""
     if deadline == math.inf:
         return None
-    return math.ceil(max(0.0, deadline - time.monotonic()) * 1000)
+    return math.ceil(min(max(0.0, deadline - time.monotonic()) * 1000, LONGEST_POLL))
 
 
 @atexit.register
