@@ -1,0 +1,80 @@
+"""docs/reference.md names all there is, and links lead somewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import allgone
+from docs import pages
+
+REFERENCE = pages.ROOT / "docs" / "reference.md"
+
+
+def section_of(name: str) -> str:
+    """The text below the heading that has `name` in it; "" if there is none."""
+    for title, text in pages.sections(REFERENCE).items():
+        if name in re.findall(r"`(\w+)", title):
+            return text
+    return ""
+
+
+@pytest.mark.parametrize("name", allgone.__all__)
+def test_every_public_name_is_in_the_reference(name: str) -> None:
+    assert section_of(name), f"docs/reference.md has no heading with `{name}`, or nothing below it"
+
+
+def _parameters() -> list[tuple[str, str]]:
+    found = []
+    for name in allgone.__all__:
+        value = getattr(allgone, name)
+        if not callable(value) or (value.__module__ or "").startswith("subprocess") or _is_error(value):
+            continue
+        if getattr(value, "_is_protocol", False):
+            continue
+        for parameter in inspect.signature(value).parameters.values():
+            named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if named and not parameter.name.startswith("_"):
+                found.append((name, parameter.name))
+    return found
+
+
+def _is_error(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
+
+
+@pytest.mark.parametrize(("name", "parameter"), _parameters())
+def test_every_parameter_is_in_the_reference(name: str, parameter: str) -> None:
+    assert f"`{parameter}`" in section_of(name) or f"`{parameter}=" in section_of(name)
+
+
+def _attributes() -> list[tuple[str, str]]:
+    found = []
+    for name in ("Group", "Popen", "Report", "Process", "Sent", "Guarantees", "StopPolicy", "Reason"):
+        value = getattr(allgone, name)
+        own = {each for each in vars(value) if not each.startswith("_")}
+        if dataclasses.is_dataclass(value):
+            own |= {field.name for field in dataclasses.fields(value)}
+        found += [(name, each) for each in sorted(own)]
+    return found
+
+
+@pytest.mark.parametrize(("name", "attribute"), _attributes())
+def test_every_attribute_is_in_the_reference(name: str, attribute: str) -> None:
+    assert re.search(rf"`{attribute}\b", section_of(name))
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: str(page.relative_to(pages.ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in pages.links(page):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), f"{target}: no such file"
+        if anchor:
+            assert anchor in pages.anchors(there), f"{target}: no such heading"
