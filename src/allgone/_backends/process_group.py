@@ -230,7 +230,7 @@ class MembersWatch:
         self._disarm()
         for pid in itertools.islice(self._containment.members(), _WATCHED):
             try:
-                fd = os.pidfd_open(pid)
+                fd = pidfd.hold(pid)
             except ProcessLookupError:
                 continue
             self._armed.append(fd)

@@ -6,7 +6,10 @@ import errno
 import os
 import select
 import signal
+import time
 from collections.abc import Callable
+
+LONGEST_POLL = (1 << 31) - 1  # milliseconds, the most that poll(2) can be told: 24 days
 
 
 def unavailable_because() -> str | None:
@@ -20,6 +23,16 @@ def unavailable_because() -> str | None:
     return None
 
 
+def hold(pid: int) -> int:
+    """A pidfd, close-on-exec. Raises ProcessLookupError where there is no such process, or only a thread of one."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as e:
+        if e.errno in (errno.EINVAL, errno.ENOENT):  # a thread (6.18 says ENOENT), or no number of one
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
+        raise
+
+
 def signal_if(pid: int, signums: tuple[int, ...], still_meant: Callable[[int], bool]) -> bool:
     """Send `signums`, in order, to `pid` if `still_meant(pid)` once it is held; whether it was sent.
 
@@ -29,13 +42,9 @@ def signal_if(pid: int, signums: tuple[int, ...], still_meant: Callable[[int], b
     Raises PermissionError where the process is another user's.
     """
     try:
-        fd = os.pidfd_open(pid)
-    except (ProcessLookupError, ValueError):
+        fd = hold(pid)
+    except ProcessLookupError:
         return False
-    except OSError as e:
-        if e.errno == errno.EINVAL:  # a thread's number, or 0: nothing that can be signalled this way
-            return False
-        raise
     try:
         if not still_meant(pid):
             return False
@@ -97,17 +106,23 @@ class Child:
         if self._fd is None:
             if self.reaped:
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-            self._fd = os.pidfd_open(self.pid)
+            fd = hold(self.pid)
+            if not self.holds_its_number():  # somebody reaped it just before: this may be anybody
+                os.close(fd)
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            self._fd = fd
         return self._fd
 
     def send(self, signum: int) -> None:
-        """Signal it unless it has ended. Raises PermissionError where it changed its user."""
+        """Signal it unless it has ended, or is another user's by now."""
         if self.has_ended():
             return
         try:
             signal.pidfd_send_signal(self.fileno(), signum)
         except ProcessLookupError:
             pass  # reaped by someone else meanwhile: ended, which is all we wanted to know
+        except PermissionError:
+            pass  # a setuid program: cgroup.kill reaches it all the same; without one the stop will name it
 
     def wait(self, timeout: float) -> bool:
         """Wait until it has ended, `timeout` seconds at most; whether it has."""
@@ -118,7 +133,11 @@ class Child:
             poller.register(self.fileno(), select.POLLIN)
         except ProcessLookupError:
             return True  # reaped by someone else just now
-        return bool(poller.poll(max(0.0, timeout) * 1000))
+        deadline = time.monotonic() + timeout
+        while not poller.poll(min(max(0.0, deadline - time.monotonic()) * 1000, LONGEST_POLL)):
+            if time.monotonic() >= deadline:
+                return False
+        return True
 
     def reap(self, *, block: bool = False) -> None:
         """Let the kernel forget it, if it has ended (or when it has: `block`); its number is free from then on."""
@@ -130,10 +149,10 @@ class Child:
         if self.reaped:
             self.close()
 
-    def close(self) -> None:
+    def close(self, *, close: Callable[[int], None] = os.close) -> None:
         fd, self._fd = self._fd, None
         if fd is not None:
-            os.close(fd)
+            close(fd)  # a default, for at the end of the interpreter `os` may be gone
 
     def __del__(self) -> None:
         self.close()

@@ -1,0 +1,170 @@
+"""Signals go to the process that was meant, held by a pidfd, or to nobody."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from allgone._linux import pidfd
+from allgone._linux.pidfd import Child, signal_if
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that nobody means to signal. The test fails if it has been, whatever the signal."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        yield process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"alive\n")
+        assert process.stdout.readline() == b"alive\n"
+
+
+def spawn(*argv: str) -> int:
+    return os.posix_spawnp(argv[0], argv, os.environ)
+
+
+def reap(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_pid_that_is_no_longer_meant_is_not_signalled(stranger: subprocess.Popen[bytes]) -> None:
+    asked = []
+    assert not signal_if(stranger.pid, (signal.SIGKILL,), lambda pid: bool(asked.append(pid)))
+    assert asked == [stranger.pid]
+
+
+def test_a_pid_that_is_meant_is_signalled() -> None:
+    pid = spawn("sleep", "1000")
+    assert signal_if(pid, (signal.SIGTERM,), lambda _: True)
+    assert reap(pid) == -signal.SIGTERM
+
+
+def test_signals_are_sent_in_order_after_one_look() -> None:
+    pid = spawn("sleep", "1000")
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED)
+    looks = []
+    assert signal_if(pid, (signal.SIGUSR1, signal.SIGCONT), lambda pid: looks.append(pid) is None)
+    assert reap(pid) == -signal.SIGUSR1
+    assert looks == [pid]
+
+
+def test_a_number_reused_between_the_look_and_the_signal_hits_nobody(
+    stranger: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The process that was held has ended meanwhile, and its number is the stranger's: the signal goes to who was held.
+    pid = spawn("true")
+    monkeypatch.setattr(os, "pidfd_open", lambda _, open_=os.pidfd_open: open_(pid))
+    assert not signal_if(stranger.pid, (signal.SIGKILL,), lambda _: reap(pid) == 0)
+
+
+@pytest.mark.parametrize("number", [0, -1, -9, 1 << 30])
+def test_what_is_no_process_number_is_not_signalled(number: int) -> None:
+    assert not signal_if(number, (signal.SIGKILL,), lambda _: True)
+
+
+def test_a_threads_number_is_not_a_processs() -> None:
+    started, end = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: (started.set(), end.wait()))
+    thread.start()
+    started.wait()
+    try:
+        assert thread.native_id != os.getpid()
+        assert not signal_if(thread.native_id or 0, (signal.SIGKILL,), lambda _: True)
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_a_child_that_somebody_else_has_reaped_is_not_signalled() -> None:
+    child = Child(spawn("true"))
+    reap(child.pid)
+    child.send(signal.SIGKILL)
+    assert child.has_ended()
+    with pytest.raises(ChildProcessError):
+        child.exit_status()
+
+
+def test_a_number_that_is_a_strangers_by_now_is_not_signalled(
+    stranger: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Somebody else reaps the child after we saw it alive, and its number is given to the stranger at once.
+    child = Child(spawn("cat", "/dev/null"))
+
+    def open_after_reuse(pid: int, open_: object = os.pidfd_open) -> int:
+        assert pid == child.pid
+        reap(pid)
+        return open_(stranger.pid)  # type: ignore[no-any-return, operator]
+
+    monkeypatch.setattr(Child, "has_ended", lambda _: False)
+    monkeypatch.setattr(os, "pidfd_open", open_after_reuse)
+    child.send(signal.SIGKILL)
+
+
+def test_a_number_is_never_used_after_the_child_was_reaped(stranger: subprocess.Popen[bytes]) -> None:
+    child = Child(spawn("true"))
+    child.reap(block=True)
+    child.pid = stranger.pid  # as if the kernel had given its number to another child of ours
+    child.send(signal.SIGKILL)
+    child.reap(block=True)
+    assert not child.holds_its_number()
+    with pytest.raises(ProcessLookupError):
+        child.fileno()
+
+
+def test_looking_does_not_reap() -> None:
+    child = Child(spawn("sh", "-c", "exit 7"))
+    assert child.exit_status(block=True) == 7
+    assert child.exit_status() == 7
+    assert child.holds_its_number()
+    assert reap(child.pid) == 7
+
+
+def test_an_end_by_a_signal_is_counted_as_subprocess_does() -> None:
+    child = Child(spawn("sleep", "1000"))
+    assert child.exit_status() is None
+    child.send(signal.SIGKILL)
+    assert child.wait(math.inf)
+    assert child.exit_status() == -signal.SIGKILL
+    child.reap()
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e300, 1e10, 3e6])
+def test_a_very_long_wait_is_a_wait(timeout: float) -> None:
+    child = Child(spawn("sleep", "0.01"))
+    assert child.wait(timeout)
+    child.reap()
+
+
+@pytest.mark.parametrize("timeout", [0, -1, -math.inf, 0.001])
+def test_a_short_wait_says_that_it_runs_on(timeout: float) -> None:
+    child = Child(spawn("sleep", "1000"))
+    assert not child.wait(timeout)
+    child.send(signal.SIGKILL)
+    child.reap(block=True)
+
+
+def test_a_wait_longer_than_poll_knows_goes_on_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pidfd, "LONGEST_POLL", 1)
+    child = Child(spawn("sleep", "0.05"))
+    assert child.wait(1000)
+    child.reap()
+
+
+def test_a_process_alive_at_the_end_of_the_interpreter_makes_no_noise() -> None:
+    code = (
+        "import allgone, sys\n"
+        "p = allgone.Popen(['sleep', '1000'], backend='process-group')\n"
+        "p._child.fileno()\n"
+        "sys.modules['kept'] = p\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
