@@ -19,6 +19,7 @@ from allgone._core.names import checked_name, made_up_name
 from allgone._linux import cgroupfs, launcher
 from allgone._linux.cgroupfs import Mount
 from allgone._linux.fds import above_stdio
+from allgone.errors import BackendUnavailable, PlacementFailed, Reason
 
 
 class CgroupContainment:
@@ -56,7 +57,11 @@ class CgroupContainment:
         # is by the child's own rights.
         in_place = other_user or same_process or wait is not None or status is None
         path, flags = ("/cgroup.procs", os.O_WRONLY) if in_place else ("", os.O_RDONLY | os.O_DIRECTORY)
-        fd = above_stdio(os.open(self._folder + path, flags | os.O_CLOEXEC))
+        try:
+            fd = above_stdio(os.open(self._folder + path, flags | os.O_CLOEXEC))
+        except FileNotFoundError as e:  # not to be mistaken for a command that is not found
+            remedy = cgroup_base.placement_remedy(errno.ENOENT)
+            raise PlacementFailed(errno.ENOENT, os.strerror(errno.ENOENT), self._folder, remedy) from e
         try:
             with launcher.prefix(
                 status=status,
@@ -200,16 +205,23 @@ class CgroupBackend:
                     continue
                 self._live.add(folder)
                 return made
-        raise FileNotFoundError(errno.ENOENT, f"the cgroup to work below has vanished: {self._base.folder}")
+        raise self._vanished()
 
     def _own_home(self) -> str:
         if self._home is None:
             home = f"{self._base.folder}/allgone-{os.getpid()}-{os.urandom(4).hex()}"
-            os.mkdir(home)
+            try:
+                os.mkdir(home)
+            except FileNotFoundError:
+                raise self._vanished() from None
             self._home = home
             self._home_fd = above_stdio(os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             fcntl.flock(self._home_fd, fcntl.LOCK_EX)  # held while we live: whoever can take it knows that we are dead
         return self._home
+
+    def _vanished(self) -> BackendUnavailable:
+        reason = Reason(f"the cgroup to work below ({self._base.folder})", "it has vanished", "create it again")
+        return BackendUnavailable(self.name, (reason,))
 
     def _leave_home(self) -> None:
         fd, self._home, self._home_fd = self._home_fd, None, None

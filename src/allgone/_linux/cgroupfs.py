@@ -6,10 +6,14 @@ import errno
 import os
 import select
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import NamedTuple
 
 from allgone._linux import pidfd
+
+_LONG_PATH = 2048  # characters; PATH_MAX is 4096 and a name may have 255
 
 
 class Mount(NamedTuple):
@@ -96,25 +100,37 @@ def populated(folder: str) -> bool:
         raise
 
 
-def below(folder: str) -> list[str]:
-    """The cgroup's directory and all below it, parents first; those that vanish meanwhile are left out."""
-    found, todo = [], [folder]
-    while todo:
-        each = todo.pop()
-        try:
-            facts = os.stat(each)
-            if (
-                facts.st_mode & 0o700 != 0o700
-            ):  # a child may lock the directories that it made; they are to go all the same
-                os.chmod(each, 0o700)
-            # Directories have 2 links and one more per subdirectory: mostly there is nothing to list.
-            if facts.st_nlink > 2:
-                with os.scandir(each) as entries:
-                    todo += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except FileNotFoundError:
-            continue
-        found.append(each)
-    return found
+@contextmanager
+def below(folder: str) -> Iterator[list[str]]:
+    """The cgroup's directory and all below it, parents first; those that vanish meanwhile are left out.
+
+    The paths are good inside the ``with`` block: children may nest deeper than a path can be long.
+    """
+    with ExitStack() as stack:
+        found, todo = [], [folder]
+        while todo:
+            each = todo.pop()
+            try:
+                facts = os.stat(each)
+                if facts.st_mode & 0o700 != 0o700:
+                    os.chmod(each, 0o700)  # a child may lock what it made; it is to go all the same
+                # Directories have 2 links and one more per subdirectory: mostly there is nothing to list.
+                if facts.st_nlink > 2:
+                    with os.scandir(_shortened(each, stack)) as entries:
+                        todo += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            except FileNotFoundError:
+                continue
+            found.append(each)
+        yield found
+
+
+def _shortened(folder: str, stack: ExitStack) -> str:
+    """The same directory by a path to which another name can be added."""
+    if len(folder) < _LONG_PATH:
+        return folder
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return f"/proc/self/fd/{fd}"
 
 
 def procs(folder: str) -> set[int]:
@@ -133,8 +149,14 @@ def procs(folder: str) -> set[int]:
 
 
 def _processes_of_threads(folder: str) -> set[int]:
-    found = set()
-    for thread in read_long(folder + "/cgroup.threads").split():
+    found: set[int] = set()
+    try:
+        threads = read_long(folder + "/cgroup.threads").split()
+    except OSError as e:
+        if e.errno in (errno.ENOENT, errno.ENODEV):  # removed meanwhile
+            return found
+        raise
+    for thread in threads:
         try:
             with open(f"/proc/{int(thread)}/status", "rb") as f:
                 found |= {int(line.split()[1]) for line in f if line.startswith(b"Tgid:")}
@@ -145,7 +167,8 @@ def _processes_of_threads(folder: str) -> set[int]:
 
 def all_procs(folder: str) -> set[int]:
     """Pids in the cgroup and all below it."""
-    return set().union(*map(procs, below(folder)))
+    with below(folder) as folders:
+        return set().union(*map(procs, folders))
 
 
 def has_kill(folder: str) -> bool:
@@ -170,15 +193,20 @@ def freeze(folder: str, frozen: bool) -> None:
 
 def thaw_all(folder: str) -> None:
     """Thaw the cgroup and whatever was frozen separately below it."""
-    for each in below(folder):
-        try:
-            if read(each + "/cgroup.freeze").strip() == b"1":
-                freeze(each, False)
-        except FileNotFoundError:
-            continue  # removed meanwhile
-        except OSError as e:
-            if e.errno != errno.ENODEV:
-                raise
+    with below(folder) as folders:
+        for each in folders:
+            _thaw(each)
+
+
+def _thaw(folder: str) -> None:
+    try:
+        if read(folder + "/cgroup.freeze").strip() == b"1":
+            freeze(folder, False)
+    except FileNotFoundError:
+        pass  # removed meanwhile
+    except OSError as e:
+        if e.errno != errno.ENODEV:
+            raise
 
 
 def contains(folder: str, pid: int, mount: Mount) -> bool:
@@ -187,6 +215,10 @@ def contains(folder: str, pid: int, mount: Mount) -> bool:
         path = own_cgroup(os.fsdecode(read(f"/proc/{pid}/cgroup")))
     except (FileNotFoundError, ProcessLookupError):
         return False
+    except OSError as e:
+        if e.errno == errno.ENAMETOOLONG:  # too deep for the kernel to say where
+            return pid in all_procs(folder)
+        raise
     where = directory(mount, path) if path else None
     return where is not None and (where == folder or where.startswith(folder + "/"))
 
@@ -205,15 +237,16 @@ def remove(folder: str) -> bool:
 
 
 def _remove_below(folder: str) -> bool:
-    for each in reversed(below(folder)):
-        try:
-            os.rmdir(each)
-        except FileNotFoundError:
-            continue
-        except OSError as e:
-            if e.errno in (errno.EBUSY, errno.ENOTEMPTY):
-                return False
-            raise
+    with below(folder) as folders:
+        for each in reversed(folders):
+            try:
+                os.rmdir(each)
+            except FileNotFoundError:
+                continue
+            except OSError as e:
+                if e.errno in (errno.EBUSY, errno.ENOTEMPTY):
+                    return False
+                raise
     return True
 
 

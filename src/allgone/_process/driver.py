@@ -6,6 +6,7 @@ import atexit
 import math
 import os
 import select
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,12 +19,14 @@ from allgone.errors import StopTimeout
 # What this process has made and not yet removed, in order.
 _live: dict[Containment, None] = {}
 _backends: dict[Backend, None] = {}
+_worker = 0  # pid of the multiprocessing child whose end we have been told to watch
 
 
 def track(containment: Containment, backend: Backend) -> None:
     """Stop it at exit, unless it was removed before."""
     _live[containment] = None
     _backends[backend] = None
+    _stop_at_the_end_of_a_worker()
 
 
 def forget(containment: Containment) -> None:
@@ -90,6 +93,17 @@ def _stop_everything() -> None:
             forget(containment)
     for backend in list(_backends):
         backend.close()
+
+
+def _stop_at_the_end_of_a_worker() -> None:
+    """multiprocessing ends its children by os._exit(), which runs no atexit handlers; it has finalizers instead."""
+    global _worker
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None and _worker != os.getpid():
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _stop_everything, exitpriority=0)
+        _worker = os.getpid()
 
 
 def _after_fork_in_child() -> None:
