@@ -69,6 +69,7 @@ class Group:
 
     def Popen(self, args: Any, *positional: Any, name: str | None = None, **keywords: Any) -> Popen:
         """Start a process in the group; arguments as for `allgone.Popen`, its backend being the group's."""
+        self._check_owner()
         if self._report is not None:
             raise ValueError(f"group {self.name} has been stopped")
         if given := {"backend", "sweep"} & keywords.keys():
@@ -100,8 +101,11 @@ class Group:
             leaders = [leader for process in self._processes for leader in process._leaders()]
             policy = policy_or(policy, self._policy)
             stop = functools.partial(driver.stop, self._containment, leaders, policy)
-            self._report = reporting.reported(self._containment, stop, self._settled)
+            return reporting.reported(self._containment, stop, self._settled, self._keep)
         return self._report
+
+    def _keep(self, report: Report) -> None:
+        self._report = report
 
     def _settled(self) -> None:
         for process in self._processes:
