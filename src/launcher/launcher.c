@@ -23,7 +23,8 @@ typedef unsigned long ulong;
 
 enum { STAGE_USAGE = 0, STAGE_TAG = 1, STAGE_ENTER = 2, STAGE_WAIT = 3, STAGE_EXEC = 4, STAGE_BORN = 5 };
 enum { E_NOENT = 2, E_INTR = 4, E_NOTDIR = 20, E_INVAL = 22, E_PIPE = 32, E_NAMETOOLONG = 36 };
-enum { F_SETFD_ = 2, FD_CLOEXEC_ = 1, O_WRONLY_ = 1, O_CLOEXEC_ = 02000000, RLIMIT_LOCKS_ = 10, PATH_MAX_ = 4096, NR_clone3 = 435 };
+enum { F_SETFD_ = 2, FD_CLOEXEC_ = 1, O_WRONLY_ = 1, O_CLOEXEC_ = 02000000, RLIMIT_LOCKS_ = 10, PATH_MAX_ = 4096,
+       NR_clone3 = 435, SIG_SETMASK_ = 2 };
 #define CLONE_VM_ 0x100ul
 #define CLONE_VFORK_ 0x4000ul
 #define CLONE_PARENT_ 0x8000ul
@@ -31,28 +32,31 @@ enum { F_SETFD_ = 2, FD_CLOEXEC_ = 1, O_WRONLY_ = 1, O_CLOEXEC_ = 02000000, RLIM
 
 #if defined(__x86_64__)
 enum { NR_read = 0, NR_write = 1, NR_fcntl = 72, NR_execve = 59, NR_setrlimit = 160, NR_exit_group = 231, NR_openat = 257,
-       NR_getpid = 39, NR_getpgid = 121, NR_getsid = 124, NR_setpgid = 109, NR_setsid = 112 };
-static long sys3(long number, long a, long b, long c) {
+       NR_getpid = 39, NR_getpgid = 121, NR_getsid = 124, NR_setpgid = 109, NR_setsid = 112, NR_rt_sigprocmask = 14 };
+static long sys4(long number, long a, long b, long c, long d) {
 	long result;
-	__asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
+	register long r10 __asm__("r10") = d;
+	__asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
 	return result;
 }
 __asm__(".globl _start\n_start:\n\txor %ebp,%ebp\n\tmov %rsp,%rdi\n\tand $-16,%rsp\n\tcall launch\n\thlt\n");
 #elif defined(__aarch64__)
 enum { NR_read = 63, NR_write = 64, NR_fcntl = 25, NR_execve = 221, NR_setrlimit = 164, NR_exit_group = 94, NR_openat = 56,
-       NR_getpid = 172, NR_getpgid = 155, NR_getsid = 156, NR_setpgid = 154, NR_setsid = 157 };
-static long sys3(long number, long a, long b, long c) {
-	register long x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c;
-	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2) : "memory");
+       NR_getpid = 172, NR_getpgid = 155, NR_getsid = 156, NR_setpgid = 154, NR_setsid = 157, NR_rt_sigprocmask = 135 };
+static long sys4(long number, long a, long b, long c, long d) {
+	register long x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c,
+	              x3 __asm__("x3") = d;
+	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3) : "memory");
 	return x0;
 }
 __asm__(".globl _start\n_start:\n\tmov x29,xzr\n\tmov x30,xzr\n\tmov x0,sp\n\tbl launch\n\tbrk #0\n");
 #elif defined(__riscv) && __riscv_xlen == 64
 enum { NR_read = 63, NR_write = 64, NR_fcntl = 25, NR_execve = 221, NR_setrlimit = 164, NR_exit_group = 94, NR_openat = 56,
-       NR_getpid = 172, NR_getpgid = 155, NR_getsid = 156, NR_setpgid = 154, NR_setsid = 157 };
-static long sys3(long number, long a, long b, long c) {
-	register long a7 __asm__("a7") = number, a0 __asm__("a0") = a, a1 __asm__("a1") = b, a2 __asm__("a2") = c;
-	__asm__ volatile("ecall" : "+r"(a0) : "r"(a7), "r"(a1), "r"(a2) : "memory");
+       NR_getpid = 172, NR_getpgid = 155, NR_getsid = 156, NR_setpgid = 154, NR_setsid = 157, NR_rt_sigprocmask = 135 };
+static long sys4(long number, long a, long b, long c, long d) {
+	register long a7 __asm__("a7") = number, a0 __asm__("a0") = a, a1 __asm__("a1") = b, a2 __asm__("a2") = c,
+	              a3 __asm__("a3") = d;
+	__asm__ volatile("ecall" : "+r"(a0) : "r"(a7), "r"(a1), "r"(a2), "r"(a3) : "memory");
 	return a0;
 }
 __asm__(".globl _start\n_start:\n\tmv a0,sp\n\tandi sp,sp,-16\n\tcall launch\n\tebreak\n");
@@ -60,6 +64,7 @@ __asm__(".globl _start\n_start:\n\tmv a0,sp\n\tandi sp,sp,-16\n\tcall launch\n\t
 #error "no system call stub for this architecture"
 #endif
 
+static long sys3(long number, long a, long b, long c) { return sys4(number, a, b, c, 0); }
 static void leave(int status) { for (;;) sys3(NR_exit_group, status, 0, 0); }
 static ulong length(const char *s) { ulong n = 0; while (s[n]) n++; return n; }
 static void say(const char *s) { sys3(NR_write, 2, (long)s, (long)length(s)); }
@@ -172,7 +177,12 @@ static void be_born_in(int status, int cgroup, char **argv, char **envp) {
 		args = {.flags = CLONE_VM_ | CLONE_VFORK_ | CLONE_PARENT_ | CLONE_INTO_CGROUP_, .cgroup = (ulong)cgroup};
 	long self = sys3(NR_getpid, 0, 0, 0);
 	int leads_session = sys3(NR_getsid, 0, 0, 0) == self, leads_group = sys3(NR_getpgid, 0, 0, 0) == self;
+	/* Once the command runs, this process must live to report it: a signal for the whole group (Ctrl-C, "kill 0" as the
+	 * command's first act) could end it first. */
+	ulong all = ~0ul, before = 0;
+	sys4(NR_rt_sigprocmask, SIG_SETMASK_, (long)&all, (long)&before, sizeof all);
 	long pid = status < 0 ? -1 : sys3(NR_clone3, (long)&args, sizeof args, 0);
+	if (pid <= 0) sys4(NR_rt_sigprocmask, SIG_SETMASK_, (long)&before, 0, sizeof before);
 	if (pid == 0) {
 		if (leads_session) sys3(NR_setsid, 0, 0, 0);
 		else if (leads_group) sys3(NR_setpgid, 0, 0, 0);
