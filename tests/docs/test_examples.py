@@ -24,6 +24,7 @@ NOT_RUN = {
     ("README.md", "scripts/test"): "it is what runs this test",
     ("README.md", "scripts/demo"): "it installs; what it runs then is run, for the table above it",
     ("README.md", "pip install"): "it needs the network: test_install.py",
+    ("docs/how-it-works.md", "systemd-run"): "it needs a running systemd",
 }
 DEMO = pages.ROOT / "scripts" / "demo"
 
@@ -84,6 +85,9 @@ def lacking(block: Block) -> str:
         if need == "cgroup":
             if "ALLGONE_CGROUP" not in os.environ:
                 return "no cgroup for tests"
+        elif need == "root":
+            if os.geteuid() != 0:
+                return "not root"
         elif shutil.which(need) is None:
             return f"{need} is not installed"
     return ""
