@@ -1,4 +1,4 @@
-"""When a stop returns, nothing of the program is left, whatever it does; where that can't be had, who is left is said."""
+"""Whatever the program does, nothing of it is left when its stop returns; where that can't be had, it is reported."""
 
 from __future__ import annotations
 

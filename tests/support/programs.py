@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -160,7 +161,7 @@ class Started:
     def heard(self, role: str) -> list[str]:
         """The signals that it says it has heard so far."""
         self.lines.are_over()
-        return [line.split()[1] for line in self.lines.read if line.startswith(f"{role} SIG")]
+        return [line.removeprefix(f"{role} ") for line in self.lines.read if line.startswith(f"{role} SIG")]
 
     def stop(self, policy: allgone.StopPolicy | None = None) -> allgone.Report:
         return self.process.stop(policy)
@@ -170,12 +171,16 @@ class Started:
         return self.lines.are_over()
 
     def close(self) -> None:
-        self.process.stop(allgone.StopPolicy(timeout_stop=0))
-        for held in self._held.values():
-            held.end()
-            held.close()
-        self._held.clear()
-        self.lines.close()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", allgone.EscapedProcessWarning)
+                self.process.stop(allgone.StopPolicy(timeout_stop=0))
+        finally:
+            for held in self._held.values():
+                held.end()
+                held.close()
+            self._held.clear()
+            self.lines.close()
 
     def __enter__(self) -> Started:
         return self

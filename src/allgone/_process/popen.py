@@ -266,9 +266,12 @@ class Popen(subprocess.Popen[Any]):
         if self._report is None or not self._containment.gone:  # kill_mode="process" can have left some
             self._check_owner()
             policy = _checked_policy(policy) or self._policy
-            outcome = functools.partial(driver.stop, self._containment, self._leaders(), policy, carry_out)
-            self._report = reporting.reported(self._containment, outcome, self._settled)
+            stop = functools.partial(driver.stop, self._containment, self._leaders(), policy, carry_out)
+            return reporting.reported(self._containment, stop, self._settled, self._keep)
         return self._report
+
+    def _keep(self, report: Report) -> None:
+        self._report = report
 
     def end_fds(self) -> tuple[int, ...]:
         """An fd that becomes readable when the leader ends; none if it has."""
@@ -320,7 +323,7 @@ class Popen(subprocess.Popen[Any]):
             return
         if error is not None:
             reporting.stop_after(error, self.stop)
-            super().__exit__(kind, error, tb)
+            self.close_streams()  # and no wait: should the stop have failed, the leader may be alive
             return
         try:
             super().__exit__(None, None, None)

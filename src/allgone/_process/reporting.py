@@ -11,11 +11,16 @@ from allgone._core.containment import Containment
 from allgone._core.report import Process, Report
 from allgone._core.stop import Outcome
 from allgone._linux import processes
-from allgone.errors import AllgoneError, EscapedProcessWarning
+from allgone.errors import EscapedProcessWarning
 
 
-def reported(containment: Containment, stop: Callable[[], Outcome], settle: Callable[[], int | None]) -> Report:
-    """Call `stop`, then `settle` (it returns the return code), and say what happened.
+def reported(
+    containment: Containment,
+    stop: Callable[[], Outcome],
+    settle: Callable[[], int | None],
+    keep: Callable[[Report], None],
+) -> Report:
+    """Call `stop`, then `settle` (it returns the return code), and say what happened: to `keep`, and to the caller.
 
     Warns of escapees that are still alive (`EscapedProcessWarning`). Raises `StopTimeout`.
     """
@@ -39,8 +44,9 @@ def reported(containment: Containment, stop: Callable[[], Outcome], settle: Call
         escapees=_known(left_before | alive, seen),
         duration=time.monotonic() - began,
     )
+    keep(report)
     if alive:
-        _warn(report, alive)
+        _warn(report, alive)  # which may raise, where warnings are errors: the stop is done by then
     return report
 
 
@@ -70,7 +76,7 @@ def stop_after(error: BaseException, stop: Callable[[], object]) -> None:
     """Stop because of `error`, which goes on being raised; a failure of the stop is noted on it."""
     try:
         stop()
-    except AllgoneError as failure:
+    except Exception as failure:  # noqa: BLE001  # whatever it is, it must not replace the error that came first
         if hasattr(error, "add_note"):
             error.add_note(f"and then: {type(failure).__name__}: {failure}")
         else:  # Python 3.10

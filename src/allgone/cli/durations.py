@@ -17,7 +17,7 @@ _UNITS = {
     "y year years": 365.25 * 86400,
 }
 _SECONDS = {name: seconds for names, seconds in _UNITS.items() for name in names.split()} | {"": 1.0}
-_PART = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµμ]*)", re.ASCII)  # there are two letters mu
+_PART = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?![.0-9])\s*([A-Za-zµμ]*)", re.ASCII)  # there are two letters mu
 
 
 def seconds(text: str) -> float:

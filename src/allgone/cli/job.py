@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import TextIO
 
 from allgone._backends import choose
@@ -109,14 +106,18 @@ def _started(job: Job, backend: Backend) -> Popen:
     try:
         return _popen(job, backend, job.args)
     except OSError as e:
-        script = shutil.which(job.args[0])
-        if e.errno != errno.ENOEXEC or script is None:
+        if e.errno != errno.ENOEXEC:
             raise
+    import shutil
+
+    script = shutil.which(job.args[0]) or job.args[0]
     # A script without "#!": execvp(3), and so env(1) and every shell, runs it with sh.
     return _popen(job, backend, ("/bin/sh", script, *job.args[1:]))
 
 
 def _popen(job: Job, backend: Backend, args: tuple[str, ...]) -> Popen:
+    if not args[0]:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "")  # not the directories of PATH
     return Popen(args, backend=backend, name=job.name, policy=job.policy, close_fds=False)
 
 
@@ -130,7 +131,7 @@ def _start_failure(job: Job, e: Exception) -> tuple[int, str]:
     """(exit status, message)"""
     if isinstance(e, OSError) and not isinstance(e, AllgoneError) and e.filename == job.args[0]:
         status = NOT_FOUND if e.errno == errno.ENOENT else NOT_EXECUTABLE
-        return status, f"cannot run {job.args[0]}: {e.strerror}"
+        return status, f"cannot run {job.args[0] or repr('')}: {e.strerror}"
     if isinstance(e, OSError) and not isinstance(e, PlacementFailed):
         return OWN_FAILURE, "cannot start anything: " + (f"{e.filename}: " if e.filename else "") + str(e.strerror)
     return OWN_FAILURE, str(e)
@@ -175,8 +176,7 @@ class Record:
         if job.report is not None:
             fd = os.open(job.report, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
             self._file = open(fds.above_stdio(fd), "w", encoding="utf-8")  # noqa: SIM115  # closed by write()
-        self._began = time.monotonic()
-        self._started_at = datetime.now(timezone.utc)
+        self._began, self._started_at = time.monotonic(), time.time()
         self._error: str | None = None
         self.report: Report | None = None
         self.stopped_because: str | None = None
@@ -190,13 +190,16 @@ class Record:
     def write(self, status: int) -> None:
         if self._file is None:
             return
+        import json
+        from datetime import datetime, timezone
+
         seconds = time.monotonic() - self._began
         facts = {
             "args": list(self._job.args),
             "exit_status": status if status >= 0 else 128 - status,
             "error": self._error,
             "stopped_because": self.stopped_because,
-            "started_at": self._started_at.isoformat(),
+            "started_at": datetime.fromtimestamp(self._started_at, timezone.utc).isoformat(),
             "duration_total": seconds,
             **(self.report.to_dict() if self.report is not None else {}),
         }

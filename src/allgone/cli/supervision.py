@@ -74,7 +74,7 @@ class Supervision:
         else:
             has_it = self._has_it_already(arrival)
             if not has_it:
-                self._send(signum)
+                self._send(signal.SIGSTOP if signum in STOPPING and self._is_in_other_session() else signum)
             if self._asks_to_end(signum, has_it and arrival.from_kernel):
                 self._note_request(signum)
         return False
@@ -88,6 +88,13 @@ class Supervision:
             return not (arrival.signum == signal.SIGHUP and os.getsid(0) == os.getpid())
         # The command, or what it started, sent it: "kill 0" in a script.
         return self._group_of(arrival.sender) == os.getpgrp() and arrival.sender in self._process.members()
+
+    def _is_in_other_session(self) -> bool:
+        """Then nobody there could continue it, and the kernel ignores SIGTSTP and its like."""
+        try:
+            return os.getsid(self._process.pid) != os.getsid(0)
+        except ProcessLookupError:
+            return False
 
     @staticmethod
     def _group_of(pid: int) -> int | None:

@@ -1,0 +1,83 @@
+"""`allgone run` as a child of the test, with what tests ask of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+PYTHON = sys.executable
+ALLGONE = (PYTHON, "-m", "allgone")
+# Whoever runs the tests may ignore SIGINT, as a script's background jobs do, and children inherit that.
+WITH_DEFAULT_SIGNALS = ("env", "--default-signal")
+PROGRAMS = os.path.join(os.path.dirname(__file__), "programs")
+SECONDS = 20.0
+"""For what takes a fraction of one; a busy machine may take longer."""
+
+
+def tells_signals(*words: str) -> tuple[str, ...]:
+    """A program that prints ``ready`` and then each signal that it gets (see there)."""
+    return (PYTHON, "-S", "-E", os.path.join(PROGRAMS, "tells_signals.py"), *words)
+
+
+@dataclass(frozen=True)
+class Allgone:
+    """`allgone run` with one backend."""
+
+    backend: str
+
+    def args(self, *command: str, options: Sequence[str] = ()) -> list[str]:
+        return [*ALLGONE, "run", "--backend", self.backend, *options, "--", *command]
+
+    def run(self, *command: str, options: Sequence[str] = (), **keywords: Any) -> subprocess.CompletedProcess[str]:
+        """From start to end; output captured as text."""
+        keywords = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **keywords}
+        return subprocess.run(self.args(*command, options=options), text=True, timeout=SECONDS, check=False, **keywords)
+
+    @contextmanager
+    def started(self, *command: str, options: Sequence[str] = (), **keywords: Any) -> Iterator[subprocess.Popen[str]]:
+        """Running in the block; its output is a pipe."""
+        keywords = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **keywords}
+        args = [*WITH_DEFAULT_SIGNALS, *self.args(*command, options=options)]
+        process = subprocess.Popen(args, text=True, **keywords)
+        with process:
+            try:
+                yield process
+            finally:
+                end(process)
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """However the test went. What it leaves then is the leak check's to find."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _blocks(pid: int, signum: int) -> bool:
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as f:
+        mask = next(int(line.split()[1], 16) for line in f if line.startswith("SigBlk:"))
+    return bool(mask >> (signum - 1) & 1)
+
+
+def wait_until_watching(pid: int) -> None:
+    """Until `allgone run`, whose command runs already, takes signals one by one: what comes in the moment before that
+    is passed on in any case, and so the command can get it twice."""
+    deadline = time.monotonic() + SECONDS
+    while not _blocks(pid, signal.SIGUSR1):
+        assert time.monotonic() < deadline, f"pid {pid} does not block SIGUSR1"
+        time.sleep(0.002)
+
+
+def lines(stream: IO[str] | None, count: int) -> list[str]:
+    assert stream is not None
+    return [stream.readline().rstrip("\n") for _ in range(count)]

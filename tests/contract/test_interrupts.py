@@ -1,0 +1,100 @@
+"""Ctrl-C, by a real SIGINT to a supervisor of its own: whenever it comes, nothing is left."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+from support import procfs
+from support.actors import Actor, deaf
+from support.backends import BackendUnderTest
+from support.programs import command
+from support.supervisors import Supervisor, say
+
+import allgone
+
+PRESSES = 8
+HEEDS = command("actors", Actor("leader").to_json())
+IGNORES = command("actors", deaf("leader").to_json())
+
+
+def in_the_body(options: dict, args: list[str]) -> None:
+    try:
+        with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=60), **options):
+            signal.pause()
+    finally:
+        say("left the block")
+
+
+def at_the_end_of_the_body(options: dict, args: list[str]) -> None:
+    with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=60), **options):
+        pass  # now it waits for the leader
+
+
+def in_run(options: dict, args: list[str]) -> None:
+    allgone.run(args, capture_output=False, policy=allgone.StopPolicy(timeout_stop=60), **options)
+
+
+def in_a_group(options: dict, args: list[str]) -> None:
+    with allgone.Group(policy=allgone.StopPolicy(timeout_stop=60), **options) as group:
+        group.Popen(args)
+        signal.pause()
+
+
+EVERYWHERE = pytest.mark.parametrize(
+    "where", [in_the_body, at_the_end_of_the_body, in_run, in_a_group], ids=lambda each: each.__name__
+)
+
+
+@EVERYWHERE
+def test_ctrl_c_stops_everything_politely(backend: BackendUnderTest, where: object) -> None:
+    with Supervisor(where, backend, HEEDS) as supervisor:
+        supervisor.lines.wait_for("ready")
+        supervisor.interrupt()
+        supervisor.lines.wait_for("leader", "SIGTERM")
+        assert supervisor.ends() == -signal.SIGINT
+        assert supervisor.lines.are_over()
+        assert supervisor.errors().endswith("KeyboardInterrupt\n")
+
+
+@EVERYWHERE
+def test_a_second_ctrl_c_while_it_waits_kills_at_once(backend: BackendUnderTest, where: object) -> None:
+    with Supervisor(where, backend, IGNORES) as supervisor:
+        supervisor.lines.wait_for("ready")
+        supervisor.interrupt()
+        supervisor.lines.wait_for("leader", "SIGTERM")
+        began = time.monotonic()
+        supervisor.interrupt()
+        assert supervisor.ends() == -signal.SIGINT
+        assert supervisor.lines.are_over()
+        assert time.monotonic() - began < 30  # and not after timeout_stop
+
+
+@EVERYWHERE
+def test_a_burst_of_ctrl_c_leaves_nothing(backend: BackendUnderTest, where: object) -> None:
+    with Supervisor(where, backend, IGNORES) as supervisor:
+        supervisor.lines.wait_for("ready")
+        for _ in range(PRESSES):
+            supervisor.interrupt()
+            procfs.ends_within(supervisor.process.pid, 0.003)  # about as fast as a key repeats at its fastest
+        assert supervisor.ends() != 0
+        assert supervisor.lines.are_over()
+
+
+def catches_both(options: dict, args: list[str]) -> None:
+    try:
+        with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=60), **options) as process:
+            signal.pause()
+    except KeyboardInterrupt:
+        say("stopped", process.poll(), len(process.members()))
+
+
+def test_who_catches_the_second_ctrl_c_finds_everything_gone(backend: BackendUnderTest) -> None:
+    with Supervisor(catches_both, backend, IGNORES) as supervisor:
+        supervisor.lines.wait_for("ready")
+        supervisor.interrupt()
+        supervisor.lines.wait_for("leader", "SIGTERM")
+        supervisor.interrupt()
+        assert supervisor.lines.wait_for("stopped") == "stopped -9 0"
+        supervisor.succeeds()
