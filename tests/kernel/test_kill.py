@@ -84,7 +84,7 @@ say('tracee', tracee)
 ready()
 sleep_on()
 """
-# clone() with CLONE_VFORK alone: a copy, not shared memory, but the caller waits for it, uninterruptibly, as in vfork().
+# clone() with CLONE_VFORK alone: not on shared memory, but the caller waits, uninterruptibly, as in vfork().
 VFORKED = """
 import ctypes, os, platform, signal
 from unruly import *
