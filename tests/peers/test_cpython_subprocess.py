@@ -31,7 +31,7 @@ BY_DESIGN = {
     "MiscTests.test_call_keyboardinterrupt_no_kill": _FINDS_THE_CHILD_BY_A_PRIVATE,
     "MiscTests.test_run_keyboardinterrupt_no_kill": _FINDS_THE_CHILD_BY_A_PRIVATE,
 }
-# ProcessTestCaseNoPoll repeats ProcessTestCase without poll(), which starts don't use; these are 1,024 starts that fail,
+# ProcessTestCaseNoPoll repeats ProcessTestCase without poll(), which starts do not use. This is 1,024 starts that fail,
 # 14 s with an interpreter for each.
 REPEATED_WITH_INTERPRETED = {"ProcessTestCaseNoPoll.test_leaking_fds_on_error"}
 # It lets nothing be spawned (it replaces a private method), so no end of a leader is ever noticed before exit.
