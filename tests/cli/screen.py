@@ -36,7 +36,7 @@ class Pty:
         self._screen = ""
         self._seen = 0
         try:
-            self.resize(24, 80)
+            self.resize(24, 1000)  # no line is wrapped
             # setsid -c: the pty becomes the controlling terminal of a new session.
             self.shell = subprocess.Popen(
                 ["setsid", "-c", *SHELL], stdin=slave, stdout=slave, stderr=slave, env=environment()
@@ -117,7 +117,7 @@ class Tmux:
         self._run("send-keys", *keys)
 
     def screen(self) -> str:
-        return self._run("capture-pane", "-p", "-S", "-").rstrip("\n")
+        return self._run("capture-pane", "-p", "-J", "-S", "-").rstrip("\n")
 
     def resize(self, columns: int, rows: int) -> None:
         self._run("resize-window", "-x", str(columns), "-y", str(rows))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import procfs
 
 from cli.command import PYTHON, SECONDS, Allgone
 
@@ -99,29 +104,36 @@ def test_vanished_cgroup_is_an_own_failure_and_not_the_commands(cgroup_base: str
     assert "no such directory (create it, or unset ALLGONE_CGROUP)" in done.stderr
 
 
-def test_a_process_that_cannot_be_stopped_is_named_and_is_an_own_failure(tmp_path: Path) -> None:
-    """One that became root: an ordinary user's SIGKILL does not reach it."""
+@pytest.fixture
+def become_root() -> Iterator[Path]:
+    """A program that anybody may run, and that runs its arguments as root; its directory is open to all."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to make a program that becomes root")
-    become_root = tmp_path / "become-root"
-    become_root.write_bytes(Path("/usr/bin/setpriv").read_bytes())
-    become_root.chmod(0o4755)
-    for folder in (tmp_path, *tmp_path.parents):
-        folder.chmod(folder.stat().st_mode | 0o005)
+    with tempfile.TemporaryDirectory(prefix="allgone-test-") as folder:
+        os.chmod(folder, 0o777)
+        program = Path(folder, "become-root")
+        shutil.copy(shutil.which("setpriv") or "", program)
+        program.chmod(0o4755)
+        yield program
+
+
+def test_a_process_that_cannot_be_stopped_is_named_and_is_an_own_failure(become_root: Path) -> None:
+    """One that became root: an ordinary user's SIGKILL does not reach it."""
     hasty = (
         "import sys, allgone._core.stop as s; s.KILL_TIMEOUT = 0.2\n"
         "from allgone.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    script = f"{become_root} --reuid 0 --regid 0 --clear-groups sleep 1000 >/dev/null & echo $!; exec sleep 0.3"
+    script = "$0 --reuid 0 --regid 0 --clear-groups sleep 1000 >/dev/null 2>&1 & echo $!; sleep 0.3"
+    report = become_root.with_name("report")
     as_nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
-    allgone = [PYTHON, "-c", hasty, "run", "--backend", "process-group", "--timeout-stop", "50ms"]
+    allgone = [PYTHON, "-c", hasty, "run", "--backend=process-group", "--timeout-stop=50ms", "--report", str(report)]
     done = subprocess.run(
-        [*as_nobody, *allgone, "--report", "/dev/stderr", "--", "sh", "-c", script],
+        [*as_nobody, *allgone, "--", "sh", "-c", script, str(become_root)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False,
     )  # fmt: skip
     assert done.stdout, done.stderr
     survivor = int(done.stdout)
-    os.kill(survivor, signal.SIGKILL)  # an orphan of the test's init, which does not reap before the test ends
+    procfs.end(survivor)  # an orphan that the init of the test run adopts, and reaps only at its end
     assert done.returncode == 125, done.stderr
-    assert f"allgone: could not stop sleep (pid {survivor}). " in done.stderr
-    assert '"exit_status": 125' in done.stderr
+    assert done.stderr.startswith(f"allgone: could not stop sleep (pid {survivor}). ")
+    assert json.loads(report.read_text())["exit_status"] == 125

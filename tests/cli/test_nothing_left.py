@@ -139,6 +139,6 @@ def test_nested_each_stops_what_it_started(allgone: Allgone, inner: str) -> None
 def test_nested_the_outer_time_out_stops_all(allgone: Allgone, inner: str) -> None:
     done = allgone.run(
         *ALLGONE, "run", "--backend", inner, "--", "sh", "-c", "setsid sleep 1000 & echo ready; sleep 1000",
-        options=["--timeout", "1s"],
+        options=["--timeout", "600ms"],
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (124, "ready\n")

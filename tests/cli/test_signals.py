@@ -114,7 +114,7 @@ def test_what_may_mean_anything_does_not_lead_to_a_stop(allgone: Allgone, name: 
 def test_timeout_1_sends_it_twice_and_that_is_one_request(allgone: Allgone) -> None:
     """It signals its child, then its whole group; the command gets to end in its own time all the same."""
     done = subprocess.run(
-        ["timeout", "--kill-after=20", "2", *allgone.args(*tells_signals("end=TERM", "linger=0.3"))],
+        ["timeout", "--kill-after=20", "1", *allgone.args(*tells_signals("end=TERM", "linger=0.3"))],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=SECONDS,
     )  # fmt: skip
     assert done.stderr == ""

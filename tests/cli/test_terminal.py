@@ -151,15 +151,15 @@ def test_an_interactive_shell_has_job_control_and_can_be_suspended(allgone: Allg
 
 def test_the_size_is_the_terminals_and_a_change_is_told_once(allgone: Allgone, terminal: Pty) -> None:
     terminal.command(*allgone.args("stty", "size"))
-    terminal.expect("24 80\n" + PROMPT)
+    terminal.expect("24 1000\n" + PROMPT)
     own, _ = start_telling(terminal, allgone)
-    terminal.resize(30, 100)
+    terminal.resize(30, 900)
     terminal.expect("SIGWINCH\n")
     os.kill(own, signal.SIGUSR1)
     terminal.expect(r"^SIGUSR1\n")
     finish_telling(terminal, own)
     terminal.command(*allgone.args("stty", "size"))
-    terminal.expect("30 100\n" + PROMPT)
+    terminal.expect("30 900\n" + PROMPT)
 
 
 def test_the_command_keeps_session_and_process_group(allgone: Allgone, terminal: Pty) -> None:

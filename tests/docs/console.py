@@ -34,7 +34,27 @@ def steps(text: str) -> list[Step]:
     return found
 
 
-def pattern(shown: str, *, numbers_vary: bool) -> re.Pattern[str]:
+@dataclass(frozen=True)
+class Varying:
+    """What may be otherwise than shown: numbers, and which of these names stands where one of them does."""
+
+    numbers: bool = False
+    names: tuple[str, ...] = ()
+
+    def pattern(self, text: str) -> str:
+        """What a text without ``…`` must match."""
+        parts = []
+        for part in re.split(rf"({_NUMBER.pattern}|[A-Za-z]+)", text):
+            if part in self.names:
+                parts.append(f"(?:{'|'.join(map(re.escape, self.names))})")
+            elif self.numbers and _NUMBER.fullmatch(part):
+                parts.append(f"(?:{_NUMBER.pattern})")
+            else:
+                parts.append(re.escape(part))
+        return "".join(parts)
+
+
+def pattern(shown: str, varying: Varying) -> re.Pattern[str]:
     """What output must match: ``…`` stands for anything in its line, alone in a line for any lines; blanks at ends of
     lines and how many there are between words do not matter."""
     lines = []
@@ -42,23 +62,12 @@ def pattern(shown: str, *, numbers_vary: bool) -> re.Pattern[str]:
         if line.strip() == "…":
             lines.append(r"(?:.*\n)*?")
             continue
-        words = [_word(word, numbers_vary) for word in line.split()]
+        words = [".*?".join(map(varying.pattern, word.split("…"))) for word in line.split()]
         lines.append(r"[ \t]*" + r"[ \t]+".join(words) + r"[ \t]*\n")
     return re.compile("".join(lines))
 
 
-def _word(word: str, numbers_vary: bool) -> str:
-    parts = []
-    for part in word.split("…"):
-        if numbers_vary:
-            between = [re.escape(each) for each in _NUMBER.split(part)]
-            parts.append(_NUMBER.pattern.join(between))
-        else:
-            parts.append(re.escape(part))
-    return ".*?".join(parts)
-
-
-def run(step: Step, folder: Path, environment: dict[str, str], *, numbers_vary: bool) -> None:
+def run(step: Step, folder: Path, environment: dict[str, str], varying: Varying) -> None:
     """Run it; AssertionError unless it succeeds and prints what is shown."""
     done = subprocess.run(
         ["bash", "-c", step.command],
@@ -69,5 +78,5 @@ def run(step: Step, folder: Path, environment: dict[str, str], *, numbers_vary: 
     assert done.returncode == 0, f"{said}exit status {done.returncode}"
     if step.shown:
         printed = done.stdout if done.stdout.endswith("\n") else done.stdout + "\n"
-        wanted = pattern(step.shown, numbers_vary=numbers_vary)
+        wanted = pattern(step.shown, varying)
         assert wanted.fullmatch(printed), f"{said}-- but the page shows:\n{step.shown}"

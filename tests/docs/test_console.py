@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from docs import console
+from docs.console import Varying
+
+EXACTLY = Varying()
 
 
-def run(block: str, folder: Path, *, numbers_vary: bool = False) -> None:
+def run(block: str, folder: Path, varying: Varying = EXACTLY) -> None:
     for step in console.steps(block):
-        console.run(step, folder, dict(os.environ), numbers_vary=numbers_vary)
+        console.run(step, folder, dict(os.environ), varying)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,14 @@ def test_output_or_exit_status_that_differs_fails(block: str, tmp_path: Path) ->
 
 
 def test_numbers_vary_where_the_page_says_so(tmp_path: Path) -> None:
-    run("$ echo pid 17, 0.25 s\npid 4, 12 s\n", tmp_path, numbers_vary=True)
+    run("$ echo pid 17, 0.25 s\npid 4, 12 s\n", tmp_path, Varying(numbers=True))
     with pytest.raises(AssertionError):
-        run("$ echo pid 17\npid x\n", tmp_path, numbers_vary=True)
+        run("$ echo pid 17\npid x\n", tmp_path, Varying(numbers=True))
+
+
+def test_names_vary_where_the_page_says_so(tmp_path: Path) -> None:
+    names = Varying(names=("sh", "sleep"))
+    run("$ echo 'stopped sh (pid 17)'\nstopped sleep (pid 17)\n", tmp_path, names)
+    for other in ("stopped bash (pid 17)", "stopped shell (pid 17)", "stopped sh (pid 18)"):
+        with pytest.raises(AssertionError):
+            run(f"$ echo '{other}'\nstopped sleep (pid 17)\n", tmp_path, names)

@@ -59,10 +59,11 @@ class Page:
         elif block.language == "pycon":
             self._doctest(block, text)
         elif block.language == "console":
-            vary = block.mark("numbers vary") is not None
+            names = tuple((block.mark("names vary") or "").split())
+            varying = console.Varying(numbers=block.mark("numbers vary") is not None, names=names)
             text = text.replace("$ ./scripts/demo\n", f"$ {sys.executable} {DEMO}.py\n")
             for step in console.steps(text):
-                console.run(step, self._folder, dict(os.environ), numbers_vary=vary)
+                console.run(step, self._folder, dict(os.environ), varying)
         else:
             pytest.fail(f"{block}: a block must be python, pycon, console, text or a file's, not {block.language!r}")
 
