@@ -48,6 +48,7 @@ def started_in(folder: str, cgroups: CgroupBackend, monkeypatch: pytest.MonkeyPa
     def create_there(self: CgroupBackend, name: str | None, executable: object) -> object:
         made = create(self, name, executable)
         os.rmdir(made.where())
+        self._forget(made.where())
         made._folder = folder
         return made
 
@@ -74,10 +75,10 @@ def test_ebusy_where_controllers_are_enabled_for_its_children(
 def test_eopnotsupp_below_a_threaded_cgroup(
     cgroup_base: str, cgroups: CgroupBackend, monkeypatch: pytest.MonkeyPatch, ran: list[str]
 ) -> None:
-    folder = f"{cgroup_base}/parent/threaded"
+    folder = f"{cgroup_base}/parent/threaded/below"
     os.makedirs(folder)
     try:
-        write(folder, "cgroup.type", "threaded")
+        write(os.path.dirname(folder), "cgroup.type", "threaded")
         with pytest.raises(PlacementFailed, match="threaded") as caught:
             started_in(folder, cgroups, monkeypatch, ran)
     finally:
@@ -115,10 +116,10 @@ def test_a_child_that_was_not_placed_is_reaped_and_its_pipes_closed(
     launcher: Launcher, cgroup_base: str, cgroups: CgroupBackend, monkeypatch: pytest.MonkeyPatch, ran: list[str]
 ) -> None:
     # The leak check judges: fds, zombies, cgroups.
-    folder = f"{cgroup_base}/parent/threaded"
+    folder = f"{cgroup_base}/parent/threaded/below"
     os.makedirs(folder)
     try:
-        write(folder, "cgroup.type", "threaded")
+        write(os.path.dirname(folder), "cgroup.type", "threaded")
         for _ in range(5):
             with monkeypatch.context() as patch, pytest.raises(PlacementFailed):
                 started_in(folder, cgroups, patch, ran)
