@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from support.actors import HEARD, Actor, deaf
-from support.rigs import Rig
+from support.rigs import RIGS, Rig
 
 import allgone
 
@@ -81,6 +81,17 @@ def test_process_kills_a_leader_that_does_not_heed_and_nobody_else(rig: Rig) -> 
         assert stage.heard("worker") == []
         assert pids(report.killed) == {stage["leader"].pid}
         assert killed_after(report) >= BRIEF
+
+
+def test_what_process_left_running_is_ended_by_a_second_stop_with_another_mode(rig: Rig) -> None:
+    with rig.start(Actor("leader", (Actor("worker"),)), allgone.StopPolicy("process", timeout_stop=60)) as stage:
+        stage.stop()
+        assert stage["worker"].is_alive()
+        report = stage.stop(PATIENT)
+        assert stage.all_gone()
+        assert stage.heard("worker") == ["SIGTERM"]
+        assert report.left_running == ()
+        assert report.returncode == 0
 
 
 def test_process_with_nothing_left_behind_removes_the_containment(rig: Rig) -> None:
@@ -173,9 +184,8 @@ def test_a_stopped_member_that_is_not_asked_is_killed(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("policy", [PATIENT, allgone.StopPolicy("mixed", timeout_stop=60)], ids=lambda p: p.kill_mode)
+@pytest.mark.parametrize("rig", [each for each in RIGS if each.freezes], ids=lambda each: each.label, indirect=True)
 def test_what_was_frozen_is_thawed_so_that_it_can_act_on_the_signal(rig: Rig, policy: allgone.StopPolicy) -> None:
-    if not rig.freezes:
-        pytest.skip("only a cgroup can be frozen")
     with rig.start(Actor("leader", (Actor("worker"),)), policy) as stage:
         rig.freeze(stage)
         report = stage.stop()

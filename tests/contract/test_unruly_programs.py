@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 from support.backends import BackendUnderTest
-from support.programs import Started, command
+from support.programs import PATIENCE, Started, command
 
 import allgone
 
@@ -54,12 +55,23 @@ def test_a_hopper_within_its_session_is_not_outrun(backend: BackendUnderTest) ->
         assert signal.SIGKILL in {sent.signum for sent in report.sent}
 
 
-def test_a_hopper_that_makes_a_session_at_each_hop_is_not_outrun(backend: BackendUnderTest) -> None:
-    if not backend.ends_daemons:
-        pytest.skip("it would have to be chased by hand: that is what sweep and cgroups are for")
-    with Started(backend.Popen, command("hopper", "setsid"), policy=SOON) as started:
-        started.process.stop()
-        assert started.all_gone()
+def test_a_hopper_that_makes_a_session_at_each_hop_is_not_outrun_or_else_reported(
+    backend: BackendUnderTest, tmp_path: Path
+) -> None:
+    leash = tmp_path / "leash"
+    leash.touch()
+    with Started(backend.Popen, command("hopper", "setsid", str(leash)), policy=SOON) as started:
+        if backend.ends_daemons:
+            started.process.stop()
+            assert started.all_gone()
+            return
+        with pytest.warns(allgone.EscapedProcessWarning, match=r"python \(pid \d+\)"):
+            report = started.process.stop()
+        assert report.escapees
+        assert not started["leader"].is_alive()
+        assert not started.all_gone()
+        leash.unlink()
+        assert started.lines.are_over(PATIENCE)
 
 
 @pytest.mark.parametrize("policy", [AT_ONCE, SOON], ids=["at once", "after asking"])

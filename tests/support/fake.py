@@ -230,7 +230,7 @@ class FakeStarted:
         return stop.outcome, stop.steps()
 
     def stop(self, policy: allgone.StopPolicy | None = None) -> allgone.Report:
-        if self.report is None:
+        if self.report is None or not self.containment.gone:
             return reporting.reported(
                 self.containment, lambda: self._carry_out(policy or self.policy), self._returncode, self._keep
             )

@@ -10,7 +10,7 @@ from support.actors import HEARD, Actor
 from support.backends import BACKENDS, BackendUnderTest
 from support.cgroups import write
 from support.fake import FakeStarted
-from support.programs import Held, Started, command
+from support.programs import PATIENCE, Held, Started, command
 
 
 class Alive(Protocol):
@@ -57,7 +57,10 @@ class RealRig:
         return self.backend.name == "cgroup"
 
     def start(self, actor: Actor, policy: allgone.StopPolicy) -> Started:
-        return Started(self.backend.Popen, command("actors", actor.to_json()), policy=policy)
+        started = Started(self.backend.Popen, command("actors", actor.to_json()), policy=policy)
+        if actor.ends_first:
+            started[actor.role].ends_within(PATIENCE)
+        return started
 
     def start_bomb(self, policy: allgone.StopPolicy) -> Started:
         return Started(self.backend.Popen, command("fork_bomb"), policy=policy)
