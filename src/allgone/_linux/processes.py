@@ -52,11 +52,11 @@ def limits(pid: int) -> tuple[int, int] | None:
 def _limits_of_another_user(pid: int) -> tuple[int, int] | None:
     # prlimit(2) wants the same user; /proc/PID/limits may be read by anybody.
     try:
-        with open(f"/proc/{pid}/limits", encoding="ascii") as f:
-            line = next((line for line in f if line.startswith("Max file locks")), "")
+        lines = _read(f"/proc/{pid}/limits").splitlines()  # bytes: a codec might have to be imported, as another user
     except (FileNotFoundError, ProcessLookupError):
         return None
-    values = [resource.RLIM_INFINITY if word == "unlimited" else int(word) for word in line.split()[3:5]]
+    line = next((line for line in lines if line.startswith(b"Max file locks")), b"")
+    values = [resource.RLIM_INFINITY if word == b"unlimited" else int(word) for word in line.split()[3:5]]
     return (values[0], values[1]) if len(values) == 2 else None
 
 

@@ -62,12 +62,18 @@ def stop(
     except StopTimeout:
         raise
     except BaseException:
-        try:
-            run(Stop(containment, leaders, policy.at_once()).steps())
-        except KeyboardInterrupt:  # a third one: the kill takes milliseconds, and is what it asks for
-            run(Stop(containment, leaders, policy.at_once()).steps())
+        _kill(containment, leaders, policy)
         raise
     return first.outcome
+
+
+def _kill(containment: Containment, leaders: Sequence[Leader], policy: StopPolicy) -> None:
+    for _ in range(100):  # somebody leans on Ctrl-C: the kill takes milliseconds, and is what that asks for
+        try:
+            run(Stop(containment, leaders, policy.at_once()).steps())
+        except KeyboardInterrupt:
+            continue
+        return
 
 
 def wait_for(wait: Wait) -> None:
