@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from support.cgroupv2 import Start, folder_of, freeze, read, says, write
+from support.cgroupv2 import Start, folder_of, freeze, read, says, wait_until, write
 
 from allgone import StopPolicy
 
@@ -97,13 +97,14 @@ def test_a_member_that_freezes_itself_again_and_again_is_stopped(start: Start) -
 import signal
 from unruly import *
 deaf(signal.SIGTERM)
-if fork() == 0:
-    while True:
-        open(own_cgroup() + '/cgroup.freeze', 'w').write('1')
 here('leader')
 ready()
-sleep_on()
+fork()
+while True:
+    open(own_cgroup() + '/cgroup.freeze', 'w').write('1')
 """)
+    folder = folder_of(started)
+    wait_until(folder, lambda: says(folder, "frozen"))
     began = time.monotonic()
     started.stop(ASKED_FIRST)
     assert started.all_gone()

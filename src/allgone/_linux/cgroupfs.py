@@ -27,7 +27,7 @@ class Mount(NamedTuple):
 def mounts(mountinfo: str) -> list[Mount]:
     """The cgroup2 mounts in the text of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
     found = []
-    for line in mountinfo.splitlines():
+    for line in mountinfo.split("\n"):  # splitlines() takes more for line ends than the kernel does
         before, _, after = line.partition(" - ")
         if after.split(" ", 1)[0] == "cgroup2":
             fields = before.split(" ")
@@ -45,7 +45,7 @@ def _unescaped(path: str) -> str:
 
 def own_cgroup(proc_cgroup: str) -> str | None:
     """The cgroup v2 path in the text of /proc/PID/cgroup, as seen from our cgroup namespace; None without cgroup v2."""
-    for line in proc_cgroup.splitlines():
+    for line in proc_cgroup.split("\n"):
         if line.startswith("0::"):
             return line[3:].removesuffix(" (deleted)")
     return None
