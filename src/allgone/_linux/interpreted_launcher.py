@@ -8,8 +8,12 @@ pass on an environment untouched (tests/unit/test_why_not_sh.py shows each).
 
 import os
 import resource
-import signal
 import sys
+
+try:
+    import _signal as signal  # without the enums of signal, whose import takes a third of the whole launch
+except ImportError:
+    import signal
 
 BEFORE = 6  # python, -I, -S, -c, this text, IGNORED
 USAGE, TAG, ENTER, WAIT, EXEC = range(5)
