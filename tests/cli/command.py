@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
+from support import procfs
+
 PYTHON = sys.executable
 ALLGONE = (PYTHON, "-m", "allgone")
 # Whoever runs the tests may ignore SIGINT, as a script's background jobs do, and children inherit that.
@@ -76,6 +78,14 @@ def wait_until_watching(pid: int) -> None:
     while not _waits_for_a_signal(pid):
         assert time.monotonic() < deadline, f"pid {pid} does not wait for signals"
         time.sleep(0.002)
+
+
+def wait_for_state(pid: int, state: str) -> None:
+    # /proc/PID/stat has no event that anybody but the parent could wait for.
+    deadline = time.monotonic() + SECONDS
+    while procfs.state(pid) != state:
+        assert time.monotonic() < deadline, f"{procfs.describe(pid)} is not {state!r}"
+        time.sleep(0.005)
 
 
 def lines(stream: IO[str] | None, count: int) -> list[str]:

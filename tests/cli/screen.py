@@ -117,7 +117,7 @@ class Tmux:
         self._run("send-keys", *keys)
 
     def screen(self) -> str:
-        return self._run("capture-pane", "-p", "-J", "-S", "-").rstrip("\n")
+        return self._run("capture-pane", "-p", "-J", "-S", "-").rstrip()
 
     def resize(self, columns: int, rows: int) -> None:
         self._run("resize-window", "-x", str(columns), "-y", str(rows))
@@ -131,11 +131,18 @@ class Tmux:
         return screen
 
     def __enter__(self) -> Tmux:
-        self.keys("-l", SET_UP)
-        self.keys("clear", "Enter")
-        self.expect(lambda screen: screen.endswith(PROMPT.rstrip()), "a prompt")
+        try:
+            self.keys("-l", SET_UP)
+            self.keys("clear", "Enter")
+            self.expect(lambda screen: screen == PROMPT.rstrip(), "a prompt on a clear screen")
+        except BaseException:
+            self.close()
+            raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+    def close(self) -> None:
         subprocess.run(["tmux", "-S", self._socket, "kill-server"], check=False)
         self._folder.cleanup()
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()

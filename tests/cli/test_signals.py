@@ -19,6 +19,7 @@ from cli.command import (
     Allgone,
     lines,
     tells_signals,
+    wait_for_state,
     wait_until_watching,
 )
 
@@ -205,7 +206,7 @@ def test_kill_tstp_stops_the_command_and_kill_cont_continues_it(allgone: Allgone
     with allgone.started("sh", "-c", "echo $$; read line; echo end", stdin=subprocess.PIPE) as process:
         command = int(lines(process.stdout, 1)[0])
         process.send_signal(signal.SIGTSTP)
-        _wait_for_state(command, "T")
+        wait_for_state(command, "T")
         process.send_signal(signal.SIGCONT)
         assert process.communicate("\n", timeout=SECONDS)[0] == "end\n"
 
@@ -220,14 +221,6 @@ def test_orphans_that_end_while_the_command_runs_do_not_stay_as_zombies(allgone:
     with allgone.started("sh", "-c", script, stdin=subprocess.PIPE, cwd=tmp_path) as process:
         orphan = int(lines(process.stdout, 1)[0])
         (tmp_path / "end").write_text("now\n")
-        _wait_for_state(orphan, "")
+        wait_for_state(orphan, "")
         assert process.poll() is None
         assert process.communicate("\n", timeout=SECONDS) == ("", "")
-
-
-def _wait_for_state(pid: int, state: str) -> None:
-    # /proc/PID/stat has no event that anybody but the parent could wait for.
-    deadline = time.monotonic() + SECONDS
-    while procfs.state(pid) != state:
-        assert time.monotonic() < deadline, f"{procfs.describe(pid)} is not {state!r}"
-        time.sleep(0.005)

@@ -20,23 +20,23 @@ IGNORES = command("actors", deaf("leader").to_json())
 
 def in_the_body(options: dict, args: list[str]) -> None:
     try:
-        with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=60), **options):
+        with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=20), **options):
             signal.pause()
     finally:
         say("left the block")
 
 
 def at_the_end_of_the_body(options: dict, args: list[str]) -> None:
-    with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=60), **options):
+    with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=20), **options):
         pass  # now it waits for the leader
 
 
 def in_run(options: dict, args: list[str]) -> None:
-    allgone.run(args, capture_output=False, policy=allgone.StopPolicy(timeout_stop=60), **options)
+    allgone.run(args, capture_output=False, policy=allgone.StopPolicy(timeout_stop=20), **options)
 
 
 def in_a_group(options: dict, args: list[str]) -> None:
-    with allgone.Group(policy=allgone.StopPolicy(timeout_stop=60), **options) as group:
+    with allgone.Group(policy=allgone.StopPolicy(timeout_stop=20), **options) as group:
         group.Popen(args)
         signal.pause()
 
@@ -67,12 +67,12 @@ def test_a_second_ctrl_c_while_it_waits_kills_at_once(backend: BackendUnderTest,
         supervisor.interrupt()
         assert supervisor.ends() == -signal.SIGINT
         assert supervisor.lines.are_over()
-        assert time.monotonic() - began < 30  # and not after timeout_stop
+        assert time.monotonic() - began < 15  # and not after timeout_stop
 
 
 def catches_both(options: dict, args: list[str]) -> None:
     try:
-        with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=60), **options) as process:
+        with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=20), **options) as process:
             signal.pause()
     except KeyboardInterrupt:
         say("stopped", process.poll(), len(process.members()))

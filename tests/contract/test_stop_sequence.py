@@ -10,7 +10,7 @@ from support.rigs import RIGS, Rig
 
 import allgone
 
-PATIENT = allgone.StopPolicy(timeout_stop=60)
+PATIENT = allgone.StopPolicy(timeout_stop=20)
 BRIEF = 0.4
 SHORT = allgone.StopPolicy(timeout_stop=BRIEF)
 
@@ -42,13 +42,13 @@ def test_control_group_asks_everyone_and_kills_nobody_who_heeds(rig: Rig) -> Non
 
 
 def test_mixed_asks_the_leader_only_and_kills_the_rest_when_it_has_ended(rig: Rig) -> None:
-    with rig.start(Actor("leader", (Actor("worker"),)), allgone.StopPolicy("mixed", timeout_stop=60)) as stage:
+    with rig.start(Actor("leader", (Actor("worker"),)), allgone.StopPolicy("mixed", timeout_stop=20)) as stage:
         report = stage.stop()
         assert stage.all_gone()
         assert stage.heard("leader") == ["SIGTERM"]
         assert stage.heard("worker") == []
         assert pids(report.killed) == {stage["worker"].pid}
-        assert killed_after(report) < 30
+        assert killed_after(report) < 15
 
 
 def test_mixed_kills_a_leader_that_does_not_heed_and_the_rest_when_time_is_up(rig: Rig) -> None:
@@ -62,7 +62,7 @@ def test_mixed_kills_a_leader_that_does_not_heed_and_the_rest_when_time_is_up(ri
 
 
 def test_process_stops_the_leader_and_leaves_the_rest_running_and_named(rig: Rig) -> None:
-    policy = allgone.StopPolicy("process", timeout_stop=60)
+    policy = allgone.StopPolicy("process", timeout_stop=20)
     with rig.start(Actor("leader", (Actor("worker"),)), policy) as stage:
         report = stage.stop()
         assert not stage["leader"].is_alive()
@@ -84,7 +84,7 @@ def test_process_kills_a_leader_that_does_not_heed_and_nobody_else(rig: Rig) -> 
 
 
 def test_what_process_left_running_is_ended_by_a_second_stop_with_another_mode(rig: Rig) -> None:
-    with rig.start(Actor("leader", (Actor("worker"),)), allgone.StopPolicy("process", timeout_stop=60)) as stage:
+    with rig.start(Actor("leader", (Actor("worker"),)), allgone.StopPolicy("process", timeout_stop=20)) as stage:
         stage.stop()
         assert stage["worker"].is_alive()
         report = stage.stop(PATIENT)
@@ -95,7 +95,7 @@ def test_what_process_left_running_is_ended_by_a_second_stop_with_another_mode(r
 
 
 def test_process_with_nothing_left_behind_removes_the_containment(rig: Rig) -> None:
-    with rig.start(Actor("leader"), allgone.StopPolicy("process", timeout_stop=60)) as stage:
+    with rig.start(Actor("leader"), allgone.StopPolicy("process", timeout_stop=20)) as stage:
         report = stage.stop()
         assert report.left_running == ()
         assert stage.all_gone()
@@ -116,7 +116,7 @@ def test_without_send_sighup_there_is_none(rig: Rig) -> None:
 
 
 def test_kill_signal_is_the_one_that_is_sent(rig: Rig) -> None:
-    policy = allgone.StopPolicy(kill_signal=signal.SIGUSR1, timeout_stop=60)
+    policy = allgone.StopPolicy(kill_signal=signal.SIGUSR1, timeout_stop=20)
     with rig.start(Actor("leader", (Actor("worker"),)), policy) as stage:
         stage.stop()
         assert stage.heard("leader") == stage.heard("worker") == ["SIGUSR1"]
@@ -170,7 +170,7 @@ def test_a_stopped_member_is_continued_so_that_it_can_act_on_the_signal(rig: Rig
 
 
 def test_a_stopped_leader_is_continued_by_mixed(rig: Rig) -> None:
-    with rig.start(Actor("leader", stopped=True), allgone.StopPolicy("mixed", timeout_stop=60)) as stage:
+    with rig.start(Actor("leader", stopped=True), allgone.StopPolicy("mixed", timeout_stop=20)) as stage:
         report = stage.stop()
         assert stage.heard("leader") == ["SIGTERM"]
         assert report.killed == ()
@@ -183,7 +183,7 @@ def test_a_stopped_member_that_is_not_asked_is_killed(rig: Rig) -> None:
         assert stage.all_gone()
 
 
-@pytest.mark.parametrize("policy", [PATIENT, allgone.StopPolicy("mixed", timeout_stop=60)], ids=lambda p: p.kill_mode)
+@pytest.mark.parametrize("policy", [PATIENT, allgone.StopPolicy("mixed", timeout_stop=20)], ids=lambda p: p.kill_mode)
 @pytest.mark.parametrize("rig", [each for each in RIGS if each.freezes], ids=lambda each: each.label, indirect=True)
 def test_what_was_frozen_is_thawed_so_that_it_can_act_on_the_signal(rig: Rig, policy: allgone.StopPolicy) -> None:
     with rig.start(Actor("leader", (Actor("worker"),)), policy) as stage:
@@ -205,7 +205,7 @@ def test_a_leader_that_ended_before_keeps_its_own_status_and_the_rest_is_stopped
 
 @pytest.mark.parametrize("kill_mode", ["mixed", "process"])
 def test_a_leader_that_ended_before_is_not_waited_for(rig: Rig, kill_mode: str) -> None:
-    policy = allgone.StopPolicy(kill_mode, timeout_stop=60)
+    policy = allgone.StopPolicy(kill_mode, timeout_stop=20)
     with rig.start(Actor("leader", (deaf("worker"),), ends_first=True), policy) as stage:
         report = stage.stop()
         assert stage["worker"].is_alive() == (kill_mode == "process")

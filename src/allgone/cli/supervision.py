@@ -44,6 +44,7 @@ class Supervision:
         """Wait for the command to end: None. If it is to be stopped: why, `TIMEOUT` or words about a signal."""
         for signum in self._signals.early:
             self._take_early(signum)
+        self._follow_stop()  # of which SIGCHLD told when it was not yet held
         while self._process.poll() is None:
             now = time.monotonic()
             if now >= self._timeout_at:
