@@ -20,8 +20,8 @@ from cli.command import SECONDS, WITH_DEFAULT_SIGNALS, end
 
 PROMPT = "prompt> "
 SHELL = (*WITH_DEFAULT_SIGNALS, "bash", "--norc", "--noprofile", "-i")
-# PS1 is set by a command, in two parts, so that its echo is no prompt.
-SET_UP = "bind 'set enable-bracketed-paste off' 2>/dev/null; PS1='prompt''> '; HISTFILE=\n"
+# PS1 is set by a command, in two parts, so that its echo is no prompt; not exported, so that an inner shell has another.
+SET_UP = "bind 'set enable-bracketed-paste off' 2>/dev/null; export -n PS1; PS1='prompt''> '; HISTFILE=\n"
 
 
 def environment() -> dict[str, str]:

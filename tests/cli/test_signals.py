@@ -205,6 +205,7 @@ def test_nested_sigterm_ends_all(allgone: Allgone) -> None:
 def test_kill_tstp_stops_the_command_and_kill_cont_continues_it(allgone: Allgone) -> None:
     with allgone.started("sh", "-c", "echo $$; read line; echo end", stdin=subprocess.PIPE) as process:
         command = int(lines(process.stdout, 1)[0])
+        wait_until_watching(process.pid)
         process.send_signal(signal.SIGTSTP)
         wait_for_state(command, "T")
         process.send_signal(signal.SIGCONT)

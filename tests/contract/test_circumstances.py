@@ -207,9 +207,7 @@ signal.pause()
 
 
 @pytest.mark.parametrize("inner", BACKENDS, ids=lambda each: f"inner {each.label}")
-@pytest.mark.parametrize(
-    "told", [False], ids=["own cgroup"]
-)  # with ALLGONE_CGROUP the inner one works beside the outer
+@pytest.mark.parametrize("told", [True, False], ids=["ALLGONE_CGROUP", "own cgroup"])
 def test_allgone_within_allgone_is_stopped_with_the_outer_one(
     backend: BackendUnderTest, inner: BackendUnderTest, told: bool, cgroup_base: str
 ) -> None:

@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+from support import procfs
 from support.actors import Actor, deaf
 from support.backends import BackendUnderTest
 from support.programs import command
@@ -68,6 +69,17 @@ def test_a_second_ctrl_c_while_it_waits_kills_at_once(backend: BackendUnderTest,
         assert supervisor.ends() == -signal.SIGINT
         assert supervisor.lines.are_over()
         assert time.monotonic() - began < 15  # and not after timeout_stop
+
+
+@EVERYWHERE
+def test_a_burst_of_ctrl_c_leaves_nothing(backend: BackendUnderTest, where: object) -> None:
+    with Supervisor(where, backend, IGNORES) as supervisor:
+        supervisor.lines.wait_for("ready")
+        for _ in range(PRESSES):
+            supervisor.interrupt()
+            procfs.ends_within(supervisor.process.pid, 0.003)  # about as fast as a key repeats at its fastest
+        assert supervisor.ends() != 0
+        assert supervisor.lines.are_over()
 
 
 def catches_both(options: dict, args: list[str]) -> None:

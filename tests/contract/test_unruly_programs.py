@@ -56,10 +56,11 @@ def test_a_hopper_within_its_session_is_not_outrun(backend: BackendUnderTest) ->
 
 
 def test_a_hopper_that_makes_a_session_at_each_hop_is_not_outrun_or_else_reported(
-    backend: BackendUnderTest, tmp_path: Path
+    backend: BackendUnderTest, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     leash = tmp_path / "leash"
     leash.touch()
+    request.addfinalizer(lambda: leash.unlink(missing_ok=True))
     with Started(backend.Popen, command("hopper", "setsid", str(leash)), policy=SOON) as started:
         if backend.ends_daemons:
             started.process.stop()

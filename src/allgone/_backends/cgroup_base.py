@@ -31,9 +31,11 @@ def find(told: str | None = None) -> Base:
         mounts = cgroupfs.mounts(f.read())
     if not mounts:
         raise _unavailable(Reason("cgroup v2", "not mounted", MOUNT_HELP))
-    told = told or os.environ.get("ALLGONE_CGROUP") or None
-    if told is not None:
+    if told:
         return _told(os.path.abspath(told), mounts)
+    asked = os.environ.get("ALLGONE_CGROUP")
+    if asked and not _is_within_allgone_below(os.path.abspath(asked), mounts):
+        return _told(os.path.abspath(asked), mounts)
     return _own(mounts)
 
 
@@ -52,9 +54,20 @@ def _told(folder: str, mounts: list[Mount]) -> Base:
     return _writable(Base(folder, max(around, key=lambda m: len(m.point)), "told"), tried)
 
 
-def _own(mounts: list[Mount]) -> Base:
+def _is_within_allgone_below(folder: str, mounts: list[Mount]) -> bool:
+    """Whether we run in a containment made below `folder`: the variable was meant for our supervisor, not for us."""
+    path = _own_path()
+    shown = (cgroupfs.directory(mount, path) for mount in mounts) if path else ()
+    return any(own is not None and own.startswith(f"{folder}/allgone-") for own in shown)
+
+
+def _own_path() -> str | None:
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as f:
-        path = cgroupfs.own_cgroup(f.read())
+        return cgroupfs.own_cgroup(f.read())
+
+
+def _own(mounts: list[Mount]) -> Base:
+    path = _own_path()
     tried = f"the supervisor's own cgroup ({path})"
     if path is None:
         raise _unavailable(Reason("the supervisor's own cgroup", "no 0:: line in /proc/self/cgroup", MOUNT_HELP))

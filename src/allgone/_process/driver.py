@@ -6,6 +6,7 @@ import atexit
 import math
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -93,12 +94,24 @@ def milliseconds_until(deadline: float) -> int | None:
 
 @atexit.register
 def _stop_everything() -> None:
-    for containment in list(_live):
-        if containment.owner == os.getpid():
-            stop(containment, (), StopPolicy(timeout_stop=0.0))
-            forget(containment)
+    left = [containment for containment in _live if containment.owner == os.getpid()]
+    if left:
+        _ignore_ctrl_c()
+    for containment in left:
+        stop(containment, (), StopPolicy(timeout_stop=0.0))
+        forget(containment)
     for backend in list(_backends):
         backend.close()
+
+
+def _ignore_ctrl_c() -> None:
+    """It can't end what is ending, and must not interrupt the kill."""
+    for _ in range(100):  # one that came before is raised by this very call
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        except KeyboardInterrupt:
+            continue
+        return
 
 
 def _stop_at_the_end_of_a_worker() -> None:

@@ -119,7 +119,8 @@ class Popen(subprocess.Popen[Any]):
             if e.filename in (command.executable, os.fsencode(command.executable)):
                 raise _launcher_not_executed(e, executable) from e
             raise
-        self._adopt()
+        if self.pid is not None:  # None where a subclass or a test has replaced the spawning
+            self._adopt()
 
     def _failure(self, failed: launcher.Failure, executable: Any) -> OSError:
         message = os.strerror(failed.error)

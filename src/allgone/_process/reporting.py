@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from allgone._core.containment import Containment
 from allgone._core.report import Process, Report
 from allgone._core.stop import Outcome
 from allgone._linux import processes
 from allgone.errors import EscapedProcessWarning
+
+_LOOKS = 20  # at an escapee that hops from process to process
 
 
 def reported(
@@ -31,8 +33,8 @@ def reported(
     members = tuple(p for pid, p in seen.items() if pid not in left_before)
     outcome = Outcome(began) if gone else stop()
     returncode = settle()
-    alive = containment.escapees()
-    seen |= {p.pid: p for p in processes.described((outcome.left_running | alive) - left_before)}
+    alive = _still_alive(containment)
+    seen |= {p.pid: p for p in processes.described(outcome.left_running)} | alive
     report = Report(
         name=containment.name,
         backend=containment.backend,
@@ -41,7 +43,7 @@ def reported(
         sent=tuple(outcome.sent),
         killed=_known(outcome.killed, seen),
         left_running=_known(outcome.left_running, seen),
-        escapees=_known(left_before | alive, seen),
+        escapees=_known(left_before | alive.keys(), seen),
         duration=time.monotonic() - began,
     )
     keep(report)
@@ -54,7 +56,17 @@ def _known(pids: frozenset[int], seen: dict[int, Process]) -> tuple[Process, ...
     return tuple(seen.get(pid) or Process(pid) for pid in sorted(pids))
 
 
-def _warn(report: Report, alive: frozenset[int]) -> None:
+def _still_alive(containment: Containment) -> dict[int, Process]:
+    """The escapees. One that was gone before its name was read may have gone on under another number: look again."""
+    found: tuple[Process, ...] = ()
+    for _ in range(_LOOKS):
+        found = processes.described(containment.escapees())
+        if not found or any(p != Process(p.pid) for p in found):
+            break
+    return {p.pid: p for p in found}
+
+
+def _warn(report: Report, alive: Collection[int]) -> None:
     who = ", ".join(str(p) for p in report.escapees if p.pid in alive)
     warnings.warn(
         f"{report.name}: still alive, for they left the process group by setsid(): {who}. "

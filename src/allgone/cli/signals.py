@@ -68,6 +68,11 @@ class Signals:
         """Whether a SIGCONT is waiting to be taken."""
         return signal.SIGCONT in signal.sigpending()
 
+    def stopping(self) -> list[signal.Signals]:
+        """Those of `STOPPING` that are waiting to be taken. (The kernel drops them when SIGCONT comes.)"""
+        pending = signal.sigpending()
+        return [each for each in STOPPING if each in pending]
+
     def stop_self(self, signum: int) -> None:
         """Stop this process as `signum`, one of `STOPPING`, does; returns when it was continued.
 

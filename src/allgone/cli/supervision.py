@@ -154,6 +154,8 @@ class Supervision:
 
     def _continue(self) -> None:
         """After SIGCONT: the command goes on too, and gets the terminal if we have it and it has a group of its own."""
+        if self._signals.stopping():
+            return  # Ctrl-Z came since
         group = self._group_of(self._process.pid)
         if (
             self._terminal is not None
@@ -163,6 +165,8 @@ class Supervision:
         ):
             self._terminal.hand_to(group)
         self._send(signal.SIGCONT)
+        for signum in self._signals.stopping():
+            self._send(signum)  # a Ctrl-Z that the command had before our SIGCONT
 
     # The stop
 
