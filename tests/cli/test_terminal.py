@@ -133,8 +133,6 @@ def test_an_interactive_shell_has_job_control_and_can_be_suspended(allgone: Allg
     terminal.expect("again\nagain\n")
     terminal.type(CTRL_C)
     terminal.expect("inner> ")
-    terminal.type(CTRL_C)
-    terminal.expect("inner> ")
     for _ in range(2):
         terminal.type("suspend\n")
         terminal.expect(r"Stopped .*\n" + PROMPT)

@@ -1,4 +1,4 @@
-"""pidfds: a process that can't be mistaken for another, unlike its number (pidfd_open(2), Linux 5.3; waitid(2) takes it since 5.4)."""
+"""pidfds: a process that can't be mistaken for another, unlike its number (pidfd_open(2), waitid(2); Linux 5.4)."""
 
 from __future__ import annotations
 

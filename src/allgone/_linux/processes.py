@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from allgone._core.report import Process
+from allgone._linux import pidfd
 
 # Not in the resource module. The kernel has not enforced it since 2.4.25 (getrlimit(2)), yet keeps it per process and
 # hands it to every child, whatever that calls: unlike an environment variable it survives setproctitle.
 RLIMIT_LOCKS = 10
+_LOOKS, _MOST_NEW = 8, 1000  # at processes started meanwhile, and how many of them; more are left to the next scan
 _HARD, _SOFT = 1 << 62, 1 << 61  # a tag is a number no administrator would set as a limit
 
 
@@ -91,9 +93,31 @@ def is_alive(pid: int) -> bool:
     return found is not None and found.alive
 
 
-def all_pids() -> list[int]:
-    """Every process that /proc shows."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+def all_pids() -> Iterator[int]:
+    """Every process that /proc shows, and then those that were started while the caller looked at the others.
+
+    Without the latter, one that forks and ends all the time is missed by whoever reads a list of numbers.
+    """
+    last = _last_pid()
+    yield from [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    for _ in range(_LOOKS):
+        begun, last = last + 1, _last_pid()
+        if not 0 <= last - begun < _MOST_NEW:
+            return
+        yield from filter(_is_process, range(begun, last + 1))
+
+
+def _last_pid() -> int:
+    """The number given last in our pid namespace (proc_loadavg(5))."""
+    return int(_read("/proc/loadavg").rsplit(None, 1)[1])
+
+
+def _is_process(number: int) -> bool:
+    try:
+        os.close(pidfd.hold(number))  # threads have numbers as well, and directories in /proc that it does not list
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def session(pid: int) -> int | None:

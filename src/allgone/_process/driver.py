@@ -8,12 +8,15 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from allgone._core.containment import Backend, Containment, Leader
 from allgone._core.policy import StopPolicy
 from allgone._core.stop import Outcome, Steps, Stop, Wait
+from allgone._linux import fds
 from allgone._linux.pidfd import LONGEST_POLL
 from allgone.errors import StopTimeout
 
@@ -82,7 +85,45 @@ def wait_for(wait: Wait) -> None:
     poller = select.poll()
     for fd in wait.fds:
         poller.register(fd, select.POLLIN)
-    poller.poll(milliseconds_until(wait.deadline))
+    with _woken_by_signals() as woken:
+        if woken is not None:
+            poller.register(woken, select.POLLIN)
+        poller.poll(milliseconds_until(wait.deadline))
+
+
+@contextmanager
+def _woken_by_signals() -> Iterator[int | None]:
+    """An fd that becomes readable when a signal comes: Python notes one that comes just before poll(2), and sleeps on.
+
+    None outside the main thread, where somebody else (an event loop) is to be woken, and where there are no fds left.
+    """
+    try:
+        reader, writer = fds.pipe()
+    except OSError:
+        yield None
+        return
+    try:
+        os.set_blocking(writer, False)
+        ours = _is_main_thread() and _wake(writer)
+        try:
+            yield reader if ours else None
+        finally:
+            if ours:
+                signal.set_wakeup_fd(-1)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _wake(fd: int) -> bool:
+    before = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+    if before != -1:
+        signal.set_wakeup_fd(before)
+    return before == -1
 
 
 def milliseconds_until(deadline: float) -> int | None:
