@@ -62,7 +62,7 @@ def findings() -> list[Finding]:
 
 def _kernel() -> Finding:
     release = platform.release()
-    return Finding("kernel", _at_least(5, 4), release, f"Linux {release}", "Linux 5.4 or newer is needed")
+    return Finding("kernel", _at_least(5, 3), release, f"Linux {release}", "Linux 5.3 or newer is needed")
 
 
 def _at_least(major: int, minor: int) -> bool:
@@ -73,7 +73,7 @@ def _at_least(major: int, minor: int) -> bool:
 def _pidfd() -> Finding:
     why = pidfd.unavailable_because()
     says = "processes can be held, so that a reused pid is never signalled" if why is None else why
-    return Finding("pidfd", why is None, why is None, says, "Linux 5.4 and pidfd_open(2) not filtered by seccomp")
+    return Finding("pidfd", why is None, why is None, says, "Linux 5.3 and pidfd_open(2) not filtered by seccomp")
 
 
 def _cgroup() -> list[Finding]:

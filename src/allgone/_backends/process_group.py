@@ -1,4 +1,4 @@
-"""Containments that are sessions with their process groups: for any user, on any Linux since 5.4."""
+"""Containments that are sessions with their process groups: for any user, on any Linux since 5.3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pidfds: a process that can't be mistaken for another, unlike its number (pidfd_open(2), waitid(2); Linux 5.4)."""
+"""pidfds: a process that can't be mistaken for another, unlike its number (pidfd_open(2), Linux 5.3)."""
 
 from __future__ import annotations
 
@@ -58,11 +58,10 @@ def signal_if(pid: int, signums: tuple[int, ...], still_meant: Callable[[int], b
 
 
 class Child:
-    """A direct child, from its start until it is reaped, held by a pidfd all that time.
+    """A direct child, from its start until it is reaped. Opens its pidfd when that is first needed.
 
-    Whoever else reaps it (``os.waitpid(-1, 0)`` somewhere), and whoever is given its number then, even another child of
-    ours: it is not mistaken. Only where no fd was to be had is it known by its number, which is safe while it is
-    unreaped.
+    A number is safe to use while the child is unreaped, and `waitid` refuses (ECHILD) once it is not ours any more.
+    From `reap()` on the number is never used again: it may be another child's by then.
     """
 
     __slots__ = ("_fd", "_status", "pid", "reaped")
@@ -72,17 +71,6 @@ class Child:
         self.reaped = False
         self._status: int | None = None
         self._fd: int | None = None
-        try:
-            self._fd = hold(pid)
-        except OSError:
-            pass  # EMFILE, or somebody was very quick to reap it
-
-    def _wait_id(self, options: int) -> os.waitid_result | None:
-        if self.reaped:
-            raise ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD))
-        if self._fd is None:
-            return os.waitid(os.P_PID, self.pid, os.WEXITED | options)
-        return os.waitid(os.P_PIDFD, self._fd, os.WEXITED | options)
 
     def exit_status(self, *, block: bool = False) -> int | None:
         """Its return code as `subprocess` counts (negative: signal), without reaping it; None while it runs.
@@ -90,7 +78,9 @@ class Child:
         Raises ChildProcessError where somebody else has reaped it.
         """
         if self._status is None:
-            found = self._wait_id(os.WNOWAIT | (0 if block else os.WNOHANG))
+            if self.reaped:
+                raise ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD))
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | (0 if block else os.WNOHANG))
             if found is not None:
                 self._status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
         return self._status
@@ -103,8 +93,10 @@ class Child:
 
     def holds_its_number(self) -> bool:
         """Whether it runs or is unreaped, so that the kernel can't have given its number to anybody else."""
+        if self.reaped:
+            return False
         try:
-            self._wait_id(os.WNOWAIT | os.WNOHANG)
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
         except ChildProcessError:
             return False
         return True
@@ -151,7 +143,7 @@ class Child:
         """Let the kernel forget it, if it has ended (or when it has: `block`); its number is free from then on."""
         if not self.reaped:
             try:
-                self.reaped = self._wait_id(0 if block else os.WNOHANG) is not None
+                self.reaped = os.waitid(os.P_PID, self.pid, os.WEXITED | (0 if block else os.WNOHANG)) is not None
             except ChildProcessError:
                 self.reaped = True  # by somebody else
         if self.reaped:
