@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -88,3 +89,31 @@ def test_a_zombie_can_be_described(look: Look) -> None:
 def test_a_command_line_of_100_kb_is_cut_short(look: Look) -> None:
     with shell("x" * 100_000) as process:
         assert len(look([process.pid])[0].command) == 200
+
+
+def test_who_was_started_while_others_were_looked_at_is_seen_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    list_ = os.listdir
+
+    def listdir_then_start(path: str) -> list[str]:
+        names = list_(path)
+        started.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE))
+        return names
+
+    monkeypatch.setattr(os, "listdir", listdir_then_start)
+    pids = list(processes.all_pids())
+    monkeypatch.undo()
+    started[0].communicate()
+    assert started[0].pid in pids
+
+
+def test_threads_are_no_processes() -> None:
+    begun, end = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: (begun.set(), end.wait()))
+    thread.start()
+    begun.wait()
+    assert thread.native_id is not None
+    assert not processes._is_process(thread.native_id)
+    assert processes._is_process(os.getpid())
+    end.set()
+    thread.join()
