@@ -203,7 +203,9 @@ def test_nested_sigterm_ends_all(allgone: Allgone) -> None:
 
 
 def test_kill_tstp_stops_the_command_and_kill_cont_continues_it(allgone: Allgone) -> None:
-    with allgone.started("sh", "-c", "echo $$; read line; echo end", stdin=subprocess.PIPE) as process:
+    # In a group of its own: the kernel drops SIGTSTP in an orphaned one, as that of the tests may be (setpgid(2)).
+    script = "echo $$; read line; echo end"
+    with allgone.started("sh", "-c", script, stdin=subprocess.PIPE, preexec_fn=os.setpgrp) as process:
         command = int(lines(process.stdout, 1)[0])
         wait_until_watching(process.pid)
         process.send_signal(signal.SIGTSTP)
