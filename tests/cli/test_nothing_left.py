@@ -125,7 +125,9 @@ def test_report_is_written_however_it_ends(
 
 
 @pytest.mark.parametrize("inner", ["cgroup", "process-group"])
-def test_nested_each_stops_what_it_started(allgone: Allgone, inner: str) -> None:
+def test_nested_each_stops_what_it_started(allgone: Allgone, inner: str, request: pytest.FixtureRequest) -> None:
+    if inner == "cgroup":
+        request.getfixturevalue("cgroup_base")
     allgone_inside = [*ALLGONE, "run", "--backend", inner, "--", "sh", "-c", "setsid sleep 1000 & sleep 0.1; exit 4"]
     done = allgone.run("sh", "-c", 'sleep 1000 & "$@"', "sh", *allgone_inside)
     assert done.returncode == 4
@@ -136,7 +138,9 @@ def test_nested_each_stops_what_it_started(allgone: Allgone, inner: str) -> None
 
 
 @pytest.mark.parametrize("inner", ["cgroup", "process-group"])
-def test_nested_the_outer_time_out_stops_all(allgone: Allgone, inner: str) -> None:
+def test_nested_the_outer_time_out_stops_all(allgone: Allgone, inner: str, request: pytest.FixtureRequest) -> None:
+    if inner == "cgroup":
+        request.getfixturevalue("cgroup_base")
     done = allgone.run(
         *ALLGONE, "run", "--backend", inner, "--", "sh", "-c", "setsid sleep 1000 & echo ready; sleep 1000",
         options=["--timeout", "600ms"],
