@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import resource
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -54,7 +55,9 @@ def with_few_fds(options: dict, most: int, what: str) -> None:
         result = attempt()
         for fd in taken:
             os.close(fd)
-        if what != "stop" and result != "done":
+        # Python 3.10 and early 3.11 themselves lose a pipe there when they can't make the next.
+        loses_pipes = what == "run" and not hasattr(subprocess.Popen, "_on_error_fd_closer")
+        if what != "stop" and result != "done" and not loses_pipes:
             assert sorted(os.listdir("/proc/self/fd")) == before, f"fds lost with {free} free"
         for process in started:
             process.stop(allgone.StopPolicy(timeout_stop=0))
