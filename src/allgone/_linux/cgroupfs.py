@@ -303,7 +303,7 @@ class EmptiedWatch:
             try:
                 self._straggler = os.pidfd_open(pid)
             except OSError:
-                continue  # gone, or in the middle of going: try another one
+                continue  # gone, or going: try another one. Without any (or any fd left) cgroup.events tells, later
             epoll.register(self._straggler, select.EPOLLIN)
             return
 

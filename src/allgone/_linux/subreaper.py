@@ -24,7 +24,7 @@ def is_available() -> bool:
     """Whether the kernel knows of it."""
     try:
         _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(ctypes.c_int()))
-    except OSError:
+    except OSError:  # EINVAL: Linux before 3.4. EPERM: a container's seccomp filter
         return False
     return True
 

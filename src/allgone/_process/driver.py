@@ -65,7 +65,7 @@ def stop(
         run(first.steps())
     except StopTimeout:
         raise
-    except BaseException:
+    except BaseException:  # goes its way, with everything gone
         _kill(containment, leaders, policy)
         raise
     return first.outcome
@@ -97,6 +97,9 @@ def _woken_by_signals() -> Iterator[int | None]:
 
     None outside the main thread, where somebody else (an event loop) is to be woken, and where there are no fds left.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield None
+        return
     try:
         reader, writer = fds.pipe()
     except OSError:
@@ -104,26 +107,17 @@ def _woken_by_signals() -> Iterator[int | None]:
         return
     try:
         os.set_blocking(writer, False)
-        ours = _is_main_thread() and _wake(writer)
-        try:
-            yield reader if ours else None
-        finally:
-            if ours:
-                signal.set_wakeup_fd(-1)
+        others = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        if others != -1:
+            signal.set_wakeup_fd(others)
+        yield reader if others == -1 else None
     finally:
+        # First this, whatever interrupted us: the number of a closed fd would soon be somebody else's file.
+        now = signal.set_wakeup_fd(-1)
+        if now != writer:
+            signal.set_wakeup_fd(now)
         os.close(reader)
         os.close(writer)
-
-
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def _wake(fd: int) -> bool:
-    before = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
-    if before != -1:
-        signal.set_wakeup_fd(before)
-    return before == -1
 
 
 def milliseconds_until(deadline: float) -> int | None:

@@ -34,7 +34,8 @@ def reported(
     outcome = Outcome(began) if gone else stop()
     returncode = settle()
     alive = _still_alive(containment)
-    seen |= {p.pid: p for p in processes.described(outcome.left_running)} | alive
+    later = {p.pid: p for p in processes.described(outcome.left_running)} | alive
+    seen |= {pid: p for pid, p in later.items() if pid not in left_before}
     report = Report(
         name=containment.name,
         backend=containment.backend,
