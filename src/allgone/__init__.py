@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from allgone.errors import PlacementFailed as PlacementFailed
     from allgone.errors import Reason as Reason
     from allgone.errors import StopTimeout as StopTimeout
+    from allgone.errors import SystemdError as SystemdError
     from allgone.errors import Unsupported as Unsupported
     from allgone.errors import WrongProcess as WrongProcess
     from allgone.ready import http as http
@@ -69,7 +70,7 @@ _WHERE = {
     "allgone._process.run": ("CompletedProcess", "call", "check_call", "check_output", "run"),
     "allgone.errors": (
         "AllgoneError", "BackendUnavailable", "EscapedProcessWarning", "ExitedBeforeReady", "NotReady",
-        "PlacementFailed", "Reason", "StopTimeout", "Unsupported", "WrongProcess",
+        "PlacementFailed", "Reason", "StopTimeout", "SystemdError", "Unsupported", "WrongProcess",
     ),
     "allgone.ready": ("http", "log_line", "path_exists", "tcp"),
 }  # fmt: skip

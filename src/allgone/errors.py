@@ -99,5 +99,16 @@ class StopTimeout(AllgoneError, TimeoutError):
         return str(self.args[0])
 
 
+class SystemdError(AllgoneError, RuntimeError):
+    """systemd could not do what it was asked, or did not answer; `dbus_name` is the D-Bus error's name."""
+
+    def __init__(self, message: str, dbus_name: str) -> None:
+        super().__init__(message, dbus_name)
+        self.dbus_name = dbus_name
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class EscapedProcessWarning(RuntimeWarning):
     """A process left its process-group containment (``setsid()``) and was still alive after the stop."""

@@ -11,7 +11,8 @@
  *               period, 5-15 ms, unless somebody else did so just before; a birth does not. Where clone3 can't do
  *               it, the write is made.
  *   WAIT        fd to read one byte from before anything runs, or "-". End-of-file there means that the supervisor
- *               is gone: exit without running the command.
+ *               is gone: exit without running the command. "&" and the fd: nothing is run at all. A process in a
+ *               session of its own, nobody's child, whose pid is reported, stays until end-of-file or SIGTERM.
  *   SELF        fd that this program was executed from (/proc/self/fd/N), to be closed, or "-".
  *   TAG         SOFT:HARD, the value for RLIMIT_LOCKS, or "-". The kernel has not enforced this limit since 2.4.25
  *               (getrlimit(2)); children inherit it whatever they call, which makes it a mark of descent.
@@ -24,14 +25,14 @@ typedef unsigned long ulong;
 enum { STAGE_USAGE = 0, STAGE_TAG = 1, STAGE_ENTER = 2, STAGE_WAIT = 3, STAGE_EXEC = 4, STAGE_BORN = 5 };
 enum { E_NOENT = 2, E_INTR = 4, E_NOTDIR = 20, E_INVAL = 22, E_PIPE = 32, E_NAMETOOLONG = 36 };
 enum { F_SETFD_ = 2, FD_CLOEXEC_ = 1, O_WRONLY_ = 1, O_CLOEXEC_ = 02000000, RLIMIT_LOCKS_ = 10, PATH_MAX_ = 4096,
-       NR_clone3 = 435, SIG_SETMASK_ = 2 };
+       NR_clone3 = 435, SIG_SETMASK_ = 2, SIGTERM_ = 15, SIGCHLD_ = 17 };
 #define CLONE_VM_ 0x100ul
 #define CLONE_VFORK_ 0x4000ul
 #define CLONE_PARENT_ 0x8000ul
 #define CLONE_INTO_CGROUP_ 0x200000000ul
 
 #if defined(__x86_64__)
-enum { NR_read = 0, NR_write = 1, NR_fcntl = 72, NR_execve = 59, NR_setrlimit = 160, NR_exit_group = 231, NR_openat = 257,
+enum { NR_read = 0, NR_write = 1, NR_close = 3, NR_clone = 56, NR_fcntl = 72, NR_execve = 59, NR_setrlimit = 160, NR_exit_group = 231, NR_openat = 257,
        NR_getpid = 39, NR_getpgid = 121, NR_getsid = 124, NR_setpgid = 109, NR_setsid = 112, NR_rt_sigprocmask = 14 };
 static long sys4(long number, long a, long b, long c, long d) {
 	long result;
@@ -41,7 +42,7 @@ static long sys4(long number, long a, long b, long c, long d) {
 }
 __asm__(".globl _start\n_start:\n\txor %ebp,%ebp\n\tmov %rsp,%rdi\n\tand $-16,%rsp\n\tcall launch\n\thlt\n");
 #elif defined(__aarch64__)
-enum { NR_read = 63, NR_write = 64, NR_fcntl = 25, NR_execve = 221, NR_setrlimit = 164, NR_exit_group = 94, NR_openat = 56,
+enum { NR_read = 63, NR_write = 64, NR_close = 57, NR_clone = 220, NR_fcntl = 25, NR_execve = 221, NR_setrlimit = 164, NR_exit_group = 94, NR_openat = 56,
        NR_getpid = 172, NR_getpgid = 155, NR_getsid = 156, NR_setpgid = 154, NR_setsid = 157, NR_rt_sigprocmask = 135 };
 static long sys4(long number, long a, long b, long c, long d) {
 	register long x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c,
@@ -51,7 +52,7 @@ static long sys4(long number, long a, long b, long c, long d) {
 }
 __asm__(".globl _start\n_start:\n\tmov x29,xzr\n\tmov x30,xzr\n\tmov x0,sp\n\tbl launch\n\tbrk #0\n");
 #elif defined(__riscv) && __riscv_xlen == 64
-enum { NR_read = 63, NR_write = 64, NR_fcntl = 25, NR_execve = 221, NR_setrlimit = 164, NR_exit_group = 94, NR_openat = 56,
+enum { NR_read = 63, NR_write = 64, NR_close = 57, NR_clone = 220, NR_fcntl = 25, NR_execve = 221, NR_setrlimit = 164, NR_exit_group = 94, NR_openat = 56,
        NR_getpid = 172, NR_getpgid = 155, NR_getsid = 156, NR_setpgid = 154, NR_setsid = 157, NR_rt_sigprocmask = 135 };
 static long sys4(long number, long a, long b, long c, long d) {
 	register long a7 __asm__("a7") = number, a0 __asm__("a0") = a, a1 __asm__("a1") = b, a2 __asm__("a2") = c,
@@ -134,6 +135,24 @@ static void wait_for_go(int status, int fd) {
 	if (r != 1) fail(status, STAGE_WAIT, r < 0 ? (int)-r : E_PIPE, "before the command was started");
 }
 
+/* Leave a process behind that ends when the other end of `fd` is closed, or by SIGTERM, and by no other signal that
+ * can be blocked. */
+static void stay(int status, int fd, const char *what) {
+	long pid = sys4(NR_clone, SIGCHLD_, 0, 0, 0);
+	if (pid < 0) fail(status, STAGE_WAIT, (int)-pid, what);
+	if (pid > 0) {
+		report(status, STAGE_BORN, (int)pid);
+		leave(0);
+	}
+	ulong all_but_term = ~(1ul << (SIGTERM_ - 1));
+	sys4(NR_rt_sigprocmask, SIG_SETMASK_, (long)&all_but_term, 0, sizeof all_but_term);
+	sys3(NR_setsid, 0, 0, 0);
+	sys3(NR_close, status, 0, 0);
+	char byte;
+	while (sys3(NR_read, fd, (long)&byte, 1) > 0);
+	leave(0);
+}
+
 static const char *search_path(char **envp) {
 	for (; *envp; envp++) {
 		const char *e = *envp;
@@ -201,9 +220,11 @@ __attribute__((used, noreturn)) void launch(long *stack) {
 	long argc = stack[0];
 	char **argv = (char **)(stack + 1), **envp = argv + argc + 1;
 	if (argc < 7) fail(-1, STAGE_USAGE, E_INVAL, "STATUS CGROUP WAIT SELF TAG EXECUTABLE [ARGV...]");
-	int born = argv[2][0] == '+';
-	int status = descriptor(-1, argv[1]), cgroup = descriptor(status, argv[2] + born), wait = descriptor(status, argv[3]);
+	int born = argv[2][0] == '+', stays = argv[3][0] == '&';
+	int status = descriptor(-1, argv[1]), cgroup = descriptor(status, argv[2] + born);
+	int wait = descriptor(status, argv[3] + stays);
 	descriptor(status, argv[4]);
+	if (stays) stay(status, wait, argv[3]);
 	tag(status, argv[5]);
 	if (born) be_born_in(status, cgroup, argv, envp);
 	else if (cgroup >= 0) enter(status, cgroup, argv[2]);

@@ -77,6 +77,7 @@ class FakeContainment:
         self.swarm = 0  # how often a member has forked a child just before it was killed
         self.busy = 0  # how often removal says EBUSY
         self.gone = False
+        self.ended_from_outside = ""
 
     @property
     def guarantees(self) -> Guarantees:

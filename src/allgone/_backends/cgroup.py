@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import itertools
 import os
 import signal
@@ -13,13 +12,16 @@ from contextlib import contextmanager
 from functools import partial
 
 from allgone._backends import cgroup_base
+from allgone._backends.homes import Home
 from allgone._core.command import Command
 from allgone._core.containment import Guarantees, Leader
 from allgone._core.names import checked_name, made_up_name
+from allgone._core.unit import Unit
 from allgone._linux import cgroupfs, launcher
-from allgone._linux.cgroupfs import Mount
-from allgone._linux.fds import above_stdio
-from allgone.errors import BackendUnavailable, PlacementFailed, Reason
+from allgone._linux.fds import above_stdio, pipe
+from allgone.errors import BackendUnavailable, PlacementFailed, Reason, Unsupported
+
+_Placed = tuple[dict[str, int], Callable[[], None]]  # for the launcher's prefix; for a preexec_fn
 
 
 class CgroupContainment:
@@ -28,13 +30,16 @@ class CgroupContainment:
     backend = "cgroup"
     pins_leader = False
 
-    def __init__(self, name: str, folder: str, mount: Mount, forget: Callable[[str], None]) -> None:
+    def __init__(self, name: str, folder: str, home: Home, forget: Callable[[str], None]) -> None:
         self.name = name
         self.owner = os.getpid()
         self._folder = folder
-        self._mount = mount
+        self._home = home
+        self._mount = home.mount
         self._forget = forget
+        self._release: int | None = None
         self.gone = False
+        self.ended_from_outside = ""
         os.mkdir(folder)
 
     @property
@@ -51,11 +56,33 @@ class CgroupContainment:
         restore_signals: bool = True,
         other_user: bool = False,
         same_process: bool = False,
-        wait: int | None = None,
     ) -> Iterator[Command]:
+        in_place = other_user or same_process or status is None
+        placed = self._moved_in(same_process) if self._home.admits() else self._entering(in_place)
+        with (
+            placed as (how, enter),
+            launcher.prefix(
+                status=status,
+                procs=how.get("procs"),
+                cgroup=how.get("cgroup"),
+                wait=how.get("wait"),
+                restore_signals=restore_signals,
+                other_user=other_user,
+            ) as before,
+        ):
+            yield Command(
+                argv=launcher.with_command(before, executable, argv),
+                executable=before.executable,
+                pass_fds=before.pass_fds,
+                start_new_session=False,
+                enter=enter,
+            )
+
+    @contextmanager
+    def _entering(self, in_place: bool) -> Iterator[_Placed]:
+        """The child goes there itself."""
         # Opened here, by us: the child writes to it with our rights, also after it changed its user. Birth by clone3
         # is by the child's own rights.
-        in_place = other_user or same_process or wait is not None or status is None
         path, flags = ("/cgroup.procs", os.O_WRONLY) if in_place else ("", os.O_RDONLY | os.O_DIRECTORY)
         try:
             fd = above_stdio(os.open(self._folder + path, flags | os.O_CLOEXEC))
@@ -63,31 +90,35 @@ class CgroupContainment:
             remedy = cgroup_base.placement_remedy(errno.ENOENT)
             raise PlacementFailed(errno.ENOENT, os.strerror(errno.ENOENT), self._folder, remedy) from e
         try:
-            with launcher.prefix(
-                status=status,
-                procs=fd if in_place else None,
-                cgroup=None if in_place else fd,
-                wait=wait,
-                restore_signals=restore_signals,
-                other_user=other_user,
-            ) as before:
-                yield Command(
-                    argv=launcher.with_command(before, executable, argv),
-                    executable=before.executable,
-                    pass_fds=before.pass_fds,
-                    start_new_session=False,
-                    enter=partial(_enter, fd),
-                )
+            yield {"procs" if in_place else "cgroup": fd}, partial(_enter, fd)
         finally:
             os.close(fd)
 
+    @contextmanager
+    def _moved_in(self, same_process: bool) -> Iterator[_Placed]:
+        """The child waits until `born()` has had it moved."""
+        if same_process:
+            raise Unsupported(
+                "preexec_fn runs before systemd has moved the process to its cgroup, which this user can't do itself; "
+                'use backend="process-group", or start the supervisor by "systemd-run --user --scope -p Delegate=yes"'
+            )
+        reader, self._release = pipe()
+        try:
+            yield {"wait": reader}, _nothing
+        finally:
+            os.close(reader)
+            os.close(self._release)
+            self._release = None
+
     def born(self, leader: Leader) -> None:
-        pass  # the kernel keeps the list
+        if self._release is not None:
+            self._home.admit(self._folder, leader)
+            os.write(self._release, b"!")
 
     def nested(self, name: str) -> CgroupContainment:
         folder = f"{self._folder}/{checked_name(name)}"
         try:
-            return CgroupContainment(name, folder, self._mount, lambda _: None)
+            return CgroupContainment(name, folder, self._home, lambda _: None)
         except FileExistsError:
             raise ValueError(f"name {name!r} is in use: {folder} exists") from None
 
@@ -151,6 +182,8 @@ class CgroupContainment:
     def remove(self) -> bool:
         if self.gone:
             return True
+        if lost := self._home.lost():
+            self.ended_from_outside = lost
         if not cgroupfs.remove(self._folder):
             return False
         self.gone = True
@@ -162,12 +195,16 @@ def _enter(procs: int) -> None:
     os.write(procs, b"0")
 
 
+def _nothing() -> None:
+    pass
+
+
 class CgroupBackend:
     """Makes containments below one directory of this supervisor, ``allgone-<pid>-<random>``.
 
     base
         The cgroup directory to work below; default: as docs/how-it-works.md says (ALLGONE_CGROUP, a delegated cgroup
-        of our own, without systemd the supervisor's cgroup).
+        of our own, a scope of systemd's, without systemd the supervisor's cgroup).
 
     Raises `BackendUnavailable` with the reasons where no cgroup can be made and entered (it is tried out).
     """
@@ -178,26 +215,31 @@ class CgroupBackend:
         self._base = cgroup_base.find(os.fspath(base) if base is not None else None)
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._home: str | None = None
-        self._home_fd: int | None = None
+        self._home: Home | None = None
         self._live: set[str] = set()
+        self._scopes: set[Home] = set()  # those made for one containment each
         self._is_fork = False
-        cgroup_base.rehearse(self._base)
+        if self._base.manager is not None:
+            self._own_home()  # which is the proof
+        elif code := cgroup_base.rehearse(self._base.folder):
+            raise cgroup_base.not_entered(self._base.folder, code)
 
     @property
     def base(self) -> str:
         """The cgroup directory that it works below."""
-        return self._base.folder
+        return self._base.folder if self._base.manager is None else self._own_home().folder
 
-    def create(self, name: str | None, executable: object) -> CgroupContainment:
+    def create(self, name: str | None, executable: object, unit: Unit | None = None) -> CgroupContainment:
         if name is not None:
             checked_name(name)
+        if unit is not None:
+            return self._in_scope_of_its_own(name, executable, unit)
         with self._lock:
             for _ in range(2):
                 home = self._own_home()
-                folder = f"{home}/{name or made_up_name(executable, next(self._numbers))}"
+                folder = f"{home.folder}/{name or made_up_name(executable, next(self._numbers))}"
                 try:
-                    made = CgroupContainment(os.path.basename(folder), folder, self._base.mount, self._forget)
+                    made = CgroupContainment(os.path.basename(folder), folder, home, self._forget)
                 except FileExistsError:
                     raise ValueError(f"name {name!r} is in use: {folder} exists") from None
                 except FileNotFoundError:
@@ -207,16 +249,28 @@ class CgroupBackend:
                 return made
         raise self._vanished()
 
-    def _own_home(self) -> str:
+    def _in_scope_of_its_own(self, name: str | None, executable: object, unit: Unit) -> CgroupContainment:
+        home = cgroup_base.scope_by_name(self._base, unit)
+        self._scopes.add(home)
+        name = name or made_up_name(executable, next(self._numbers))
+        try:
+            return CgroupContainment(name, f"{home.folder}/{name}", home, lambda _: self._leave_scope(home))
+        except BaseException:
+            self._leave_scope(home)
+            raise
+
+    def _leave_scope(self, home: Home) -> None:
+        self._scopes.discard(home)
+        home.close()
+
+    def _own_home(self) -> Home:
+        if self._home is not None and self._home.lost():
+            self._leave_home()
         if self._home is None:
-            home = f"{self._base.folder}/allgone-{os.getpid()}-{os.urandom(4).hex()}"
             try:
-                os.mkdir(home)
+                self._home = cgroup_base.home(self._base)
             except FileNotFoundError:
                 raise self._vanished() from None
-            self._home = home
-            self._home_fd = above_stdio(os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            fcntl.flock(self._home_fd, fcntl.LOCK_EX)  # held while we live: whoever can take it knows that we are dead
         return self._home
 
     def _vanished(self) -> BackendUnavailable:
@@ -224,9 +278,9 @@ class CgroupBackend:
         return BackendUnavailable(self.name, (reason,))
 
     def _leave_home(self) -> None:
-        fd, self._home, self._home_fd = self._home_fd, None, None
-        if fd is not None:
-            os.close(fd)
+        home, self._home = self._home, None
+        if home is not None:
+            home.let_go()
 
     def _forget(self, folder: str) -> None:
         with self._lock:
@@ -235,9 +289,9 @@ class CgroupBackend:
                 self._remove_home()  # multiprocessing ends its children without atexit
 
     def _remove_home(self) -> None:
-        if self._home is not None:
-            cgroupfs.remove_soon(self._home)
-        self._leave_home()
+        home, self._home = self._home, None
+        if home is not None:
+            home.close()
 
     def close(self) -> None:
         """Remove the supervisor's directory, if it is empty. Done at exit; the backend can be used again after it."""
@@ -251,3 +305,5 @@ class CgroupBackend:
         self._is_fork = True
         self._leave_home()
         self._live.clear()
+        while self._scopes:
+            self._scopes.pop().let_go()

@@ -7,23 +7,35 @@ import os
 import subprocess
 from typing import NamedTuple
 
+from allgone._backends.homes import DirectoryHome, Home, NamedScopeHome, ScopeHome
+from allgone._core.unit import Unit
 from allgone._linux import cgroupfs, fds, launcher, systemd
 from allgone._linux.cgroupfs import Mount
-from allgone.errors import BackendUnavailable, Reason
+from allgone._linux.systemd import Manager
+from allgone.errors import BackendUnavailable, Reason, SystemdError, Unsupported
 
+ASKING = "a scope from systemd"
+NO_USER_MANAGER = (
+    "loginctl enable-linger USER starts a manager for this user, and so does a login through ssh or machinectl shell; "
+    "su, sudo and cron don't"
+)
 MOUNT_HELP = "mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1"
 
 
 class Base(NamedTuple):
-    """A cgroup directory to work below, the mount it is in, and why it was taken."""
+    """A cgroup directory to work below, the mount it is in, and why it was taken.
+
+    With a `manager` it is the supervisor's own, and of use only to ask that one for a scope.
+    """
 
     folder: str
     mount: Mount
-    how: str
+    how: str  # "told" | "delegated" | "nested" | "own" | "scope"
+    manager: Manager | None = None
 
 
 def find(told: str | None = None) -> Base:
-    """The base to use: told, delegated to us, or (where no systemd runs) our own cgroup.
+    """The base to use: told, delegated to us, a scope of systemd's, or (where no systemd runs) our own cgroup.
 
     Raises `BackendUnavailable` with a reason for each way that was tried.
     """
@@ -79,18 +91,21 @@ def _own(mounts: list[Mount]) -> Base:
     if not shown:
         raise _unavailable(Reason(tried, "no cgroup2 mount shows it", f"mounted: {mounts}"))
     mount, folder = max(shown, key=lambda pair: pair[0].writable)
-    if _delegated(folder):
+    if any(part.startswith("allgone-") for part in folder.split("/")):  # made by an outer allgone: ours to divide
+        return _writable(Base(folder, mount, "nested"), tried)
+    if _delegated(_of_unit(folder)):
         return _writable(Base(folder, mount, "delegated"), tried)
     if systemd.is_running():
-        raise _unavailable(
-            Reason(
-                tried,
-                "systemd runs here and has not delegated it",
-                'Delegate=yes in the unit, or start with "systemd-run --scope -p Delegate=yes" '
-                '("systemd-run --user --scope -p Delegate=yes" for ordinary users)',
-            )
-        )
+        return _scope(folder, mount, path)
     return _writable(Base(folder, mount, "own"), tried)
+
+
+def _of_unit(folder: str) -> str:
+    """The cgroup of the unit that the cgroup `folder` belongs to: what systemd manages, as opposed to what is below."""
+    unit = folder
+    while not unit.endswith((".service", ".scope")) and unit != "/":
+        unit = os.path.dirname(unit)
+    return folder if unit == "/" else unit
 
 
 def _delegated(folder: str) -> bool:
@@ -102,8 +117,31 @@ def _delegated(folder: str) -> bool:
         except OSError as e:
             if e.errno not in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
                 raise
-    # Made by an outer allgone: ours to divide as well.
-    return any(part.startswith("allgone-") for part in folder.split("/"))
+    return False
+
+
+def _scope(folder: str, mount: Mount, path: str) -> Base:
+    if why := systemd.pystemd_missing_because():
+        raise _unavailable(Reason(ASKING, f"pystemd can't be imported: {why}", systemd.PACKAGES))
+    return Base(folder, mount, "scope", _manager(path))
+
+
+def _manager(path: str) -> Manager:
+    """Whom to ask for a scope: the manager that we are below, or else the system's for root, our user's for others."""
+    user = os.geteuid()
+    if user == 0 and "/user@0.service/" not in path:
+        return systemd.SYSTEM
+    return systemd.manager_of_user(user)
+
+
+def scope_refused(e: SystemdError) -> BackendUnavailable:
+    """Why there is no scope, as a reason with a remedy."""
+    remedy = "" if os.geteuid() == 0 else NO_USER_MANAGER
+    if e.dbus_name != systemd.NOT_THERE:
+        remedy = (
+            "look at systemctl status; a unit with Delegate=yes needs no scope, and ALLGONE_CGROUP names another cgroup"
+        )
+    return _unavailable(Reason(ASKING, str(e), remedy))
 
 
 def _writable(base: Base, tried: str) -> Base:
@@ -126,24 +164,67 @@ def _writable(base: Base, tried: str) -> Base:
     return base
 
 
-def rehearse(base: Base) -> None:
-    """Make a cgroup, have a process enter it and end there, remove it.
+def home(base: Base) -> Home:
+    """A directory of this supervisor's own in which to make containments. Raises `BackendUnavailable`."""
+    if base.manager is None:
+        return DirectoryHome(base.folder, base.mount)
+    unit = Unit(f"allgone-{os.getpid()}-{os.urandom(4).hex()}.scope")
+    try:
+        return _entered(ScopeHome(base.manager, unit, base.mount))
+    except SystemdError as e:
+        raise scope_refused(e) from e
+
+
+def scope_by_name(base: Base, unit: Unit) -> Home:
+    """A scope that is called and made as the user says. Raises `SystemdError`, `Unsupported`, `BackendUnavailable`."""
+    if base.how == "nested":
+        raise Unsupported(f"a scope of its own ({unit.name}) would be outside of the allgone that we run in")
+    if not systemd.is_running():
+        raise _unavailable(Reason(f"the scope {unit.name}", "systemd does not run here", "leave out unit="))
+    if why := systemd.pystemd_missing_because():
+        raise _unavailable(Reason(f"the scope {unit.name}", f"pystemd can't be imported: {why}", systemd.PACKAGES))
+    return _entered(NamedScopeHome(base.manager or _manager(_own_path() or ""), unit, base.mount))
+
+
+def _entered(made: ScopeHome) -> Home:
+    """Having tried whether processes can enter by themselves."""
+    try:
+        code = rehearse(made.folder)
+        if code == errno.EACCES:  # the cgroup above us and the scope is root's, as for a login session's processes
+            made.must_admit()
+        elif code:
+            raise not_entered(made.folder, code)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def rehearse(below: str) -> int | None:
+    """Make a cgroup, have a process enter it and end there, remove it; returns the errno of entering, None if it did.
 
     The only proof that it can be done: permissions, read-only mounts, threaded parents and namespaces all have a say.
-    Raises `BackendUnavailable`.
+    Raises `BackendUnavailable` where no cgroup can be made.
     """
-    tried = f"a rehearsal in {base.folder}"
-    folder = f"{base.folder}/allgone-{os.getpid()}-{os.urandom(4).hex()}"
+    folder = f"{below}/allgone-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         os.mkdir(folder)
     except OSError as e:
-        raise _unavailable(Reason(tried, f"mkdir: {e.strerror}", "choose another cgroup with ALLGONE_CGROUP")) from e
+        remedy = "choose another cgroup with ALLGONE_CGROUP"
+        raise _unavailable(Reason(rehearsal(below), f"mkdir: {e.strerror}", remedy)) from e
     try:
-        failed = _enter(folder)
+        return _enter(folder)
     finally:
         cgroupfs.remove_soon(folder)
-    if failed is not None:
-        raise _unavailable(Reason(tried, f"entering it: {os.strerror(failed)}", placement_remedy(failed)))
+
+
+def rehearsal(below: str) -> str:
+    """What was tried."""
+    return f"a rehearsal in {below}"
+
+
+def not_entered(below: str, code: int) -> BackendUnavailable:
+    return _unavailable(Reason(rehearsal(below), f"entering it: {os.strerror(code)}", placement_remedy(code)))
 
 
 def _enter(folder: str) -> int | None:

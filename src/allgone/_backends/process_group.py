@@ -15,7 +15,9 @@ from types import TracebackType
 from allgone._core.command import Command
 from allgone._core.containment import Guarantees, Leader
 from allgone._core.names import checked_name, made_up_name
+from allgone._core.unit import Unit
 from allgone._linux import launcher, pidfd, processes
+from allgone.errors import Unsupported
 
 _SIGSTOP_ROUNDS = 200  # of a sweep that tries to outrun a swarm; the stop sequence calls again until its deadline
 _WATCHED = 64  # members watched by pidfd at a time; those that remain are watched at the next look
@@ -41,6 +43,7 @@ class ProcessGroupContainment:
         self._leaders: dict[int, Leader] = {}
         self._inner: list[ProcessGroupContainment] = []
         self.gone = False
+        self.ended_from_outside = ""
         if sweep:
             from allgone._linux import subreaper  # for the few who sweep: it needs ctypes, 5 ms to import
 
@@ -64,10 +67,9 @@ class ProcessGroupContainment:
         restore_signals: bool = True,
         other_user: bool = False,
         same_process: bool = False,
-        wait: int | None = None,
     ) -> Iterator[Command]:
         with launcher.prefix(
-            status=status, wait=wait, tag=self._tag, restore_signals=restore_signals, other_user=other_user
+            status=status, tag=self._tag, restore_signals=restore_signals, other_user=other_user
         ) as before:
             yield Command(
                 argv=launcher.with_command(before, executable, argv),
@@ -275,7 +277,9 @@ class ProcessGroupBackend:
         self._numbers = itertools.count(1)
         self._names: set[str] = set()
 
-    def create(self, name: str | None, executable: object) -> ProcessGroupContainment:
+    def create(self, name: str | None, executable: object, unit: Unit | None = None) -> ProcessGroupContainment:
+        if unit is not None:
+            raise Unsupported(f'a process group has no scope ({unit.name}); backend="cgroup" has, where systemd runs')
         chosen = made_up_name(executable, next(self._numbers)) if name is None else checked_name(name)
         with self._lock:
             if chosen in self._names:

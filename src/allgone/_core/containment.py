@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 from allgone._core.command import Command
+from allgone._core.unit import Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Containment(Protocol):
     backend: str  # "cgroup" | "process-group"
     owner: int  # pid of the supervisor that made it
     gone: bool  # whether `remove()` has succeeded
+    ended_from_outside: str  # who or what else ended it, as known when it was removed; "" if nobody did
 
     @property
     def guarantees(self) -> Guarantees: ...
@@ -63,18 +65,17 @@ class Containment(Protocol):
         restore_signals: bool = True,
         other_user: bool = False,
         same_process: bool = False,
-        wait: int | None = None,
     ) -> AbstractContextManager[Command]:
-        """The command with the launcher in front. Spawn it inside the ``with`` block, then call `born()`.
+        """The command with the launcher in front. Spawn it inside the ``with`` block, and there call `born()`.
 
-        `status` is the fd that the launcher reports a failure on, `wait` one that it reads a byte from before it
-        goes on; `other_user`: the child will have changed its user by then; `same_process`: the process spawned
-        is to become the command itself, as it always does without a `status`.
+        `status` is the fd that the launcher reports a failure on; `other_user`: the child will have changed its user
+        by then; `same_process`: the process spawned is to become the command itself, as it always does without a
+        `status`.
         """
         ...
 
     def born(self, leader: Leader) -> None:
-        """Take note of the leader just spawned."""
+        """Take note of the leader just spawned, and let it go on if it waits for that."""
         ...
 
     def nested(self, name: str) -> Containment:
@@ -121,10 +122,11 @@ class Backend(Protocol):
 
     name: str
 
-    def create(self, name: str | None, executable: object) -> Containment:
-        """A new, empty containment; without a `name` one is made up from the command's.
+    def create(self, name: str | None, executable: object, unit: Unit | None = None) -> Containment:
+        """A new, empty containment; without a `name` one is made up from the command's. `unit`: a scope by that name.
 
-        Raises ValueError where the name can't be used or is in use, OSError where the kernel refuses.
+        Raises ValueError where the name can't be used or is in use, OSError where the kernel refuses, `SystemdError`
+        where systemd does, `Unsupported` where there are no scopes.
         """
         ...
 

@@ -56,6 +56,16 @@ class StopPolicy:
         """The same policy without its polite part: SIGKILL now."""
         return replace(self, timeout_stop=0.0, final_kill_signal=signal.SIGKILL)
 
+    def as_unit_properties(self) -> dict[str, object]:
+        """The same for `systemctl stop` of a scope. It has no main process, so `kill_mode` is control-group."""
+        seconds = "infinity" if math.isinf(self.timeout_stop) else f"{max(self.timeout_stop, 0.001):.6f}s"
+        return {
+            "KillSignal": int(self.kill_signal),
+            "SendSIGHUP": self.send_sighup,
+            "TimeoutStopSec": seconds,
+            "FinalKillSignal": int(self.final_kill_signal),
+        }
+
 
 DEFAULT = StopPolicy()
 

@@ -57,6 +57,8 @@ class Report:
         Processes that left a process-group containment; with ``sweep=True`` they were killed as well.
     duration
         Seconds from the beginning of the stop to its end.
+    ended_from_outside
+        Who or what else stopped or killed it, such as ``systemctl stop`` of its scope; "" if nobody did.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Report:
     left_running: tuple[Process, ...]
     escapees: tuple[Process, ...]
     duration: float
+    ended_from_outside: str = ""
 
     def to_dict(self) -> dict[str, object]:
         """The report as JSON-serialisable values.
@@ -88,6 +91,8 @@ class Report:
         ):
             if who:
                 lines.append(f"  {title}: " + ", ".join(map(str, who[:8])) + (", …" if len(who) > 8 else ""))
+        if self.ended_from_outside:
+            lines.append(f"  ended from outside: {self.ended_from_outside}")
         lines += [f"  sent {sent}" for sent in self.sent if sent.signum != signal.SIGCONT]
         return "\n".join(lines)
 

@@ -16,7 +16,7 @@ except ImportError:
     import signal
 
 BEFORE = 6  # python, -I, -S, -c, this text, IGNORED
-USAGE, TAG, ENTER, WAIT, EXEC = range(5)
+USAGE, TAG, ENTER, WAIT, EXEC, BORN = range(6)
 DOING = ("bad arguments", "cannot tag", "cannot enter the cgroup", "supervisor is gone", "cannot execute")
 EINVAL, EPIPE = 22, 32
 
@@ -34,13 +34,16 @@ def launch():
         ignored = words[BEFORE - 1].split(b",")
         fds = []
         for what in words[BEFORE : BEFORE + 4]:
-            fds.append(None if what == b"-" else int(what))  # int() takes the "+" of a directory's fd
+            fds.append(None if what == b"-" else int(what.lstrip(b"+&")))
             if fds[-1] is not None:
                 os.set_inheritable(fds[-1], False)
             status = fds[0]
         _, cgroup, wait, _ = fds
         what, name, argv = words[BEFORE + 4], words[BEFORE + 5], words[BEFORE + 6 :]
         tag = None if what == b"-" else tuple(map(int, what.split(b":")))
+        stage = WAIT
+        if words[BEFORE + 2].startswith(b"&"):
+            stay(status, wait)
         stage = TAG
         if tag is not None:
             resource.setrlimit(10, tag)  # RLIMIT_LOCKS
@@ -61,6 +64,19 @@ def launch():
         fail(status, stage, e.errno, what)
     except (ValueError, IndexError):
         fail(status, stage, EINVAL, what)
+
+
+def stay(status, wait):
+    pid = os.fork()
+    if pid > 0:
+        report(status, BORN, pid)
+        os._exit(0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set(range(1, 65)) - {signal.SIGTERM})
+    os.setsid()
+    os.close(status)
+    while os.read(wait, 1):
+        pass
+    os._exit(0)
 
 
 def execute(name, argv, environment):
@@ -91,10 +107,14 @@ def execve(path, argv, environment):
     raise OSError(ctypes.get_errno(), "execve")
 
 
+def report(status, stage, value):
+    os.write(status, stage.to_bytes(4, sys.byteorder) + value.to_bytes(4, sys.byteorder))
+
+
 def fail(status, stage, error, what):
     if status is not None:
         try:
-            os.write(status, stage.to_bytes(4, sys.byteorder) + error.to_bytes(4, sys.byteorder))
+            report(status, stage, error)
         finally:
             os._exit(125)  # also where nobody is left to read it
     os.write(2, b"allgone-launch: %s: %s: errno %d\n" % (DOING[stage].encode(), what, error))

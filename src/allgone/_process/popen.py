@@ -7,7 +7,7 @@ import functools
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -22,7 +22,7 @@ from allgone._linux import fds, launcher
 from allgone._linux.pidfd import Child
 from allgone._process import driver, reporting
 from allgone._process.communicate import Exchange
-from allgone._process.spawn_arguments import AlsoPass, argv_of, named
+from allgone._process.spawn_arguments import AlsoPass, argv_of, named, scope_of
 from allgone.errors import PlacementFailed, WrongProcess
 
 
@@ -39,6 +39,9 @@ class Popen(subprocess.Popen[Any]):
         The `StopPolicy` for `stop()` and for leaving the ``with`` block.
     sweep
         With process-group: also stop descendants that left the session. This process is a child subreaper meanwhile.
+    unit, slice, description, properties
+        With cgroup, where systemd runs: a scope of its own with this name (``"job.scope"``; made up where only others
+        are given), in this slice, with these properties (systemd.scope(5), ``{"MemoryMax": "1G"}``).
 
     Leaving the ``with`` block waits for the leader, as in the standard library, then stops what is left; leaving it
     by an exception stops everything at once.
@@ -61,6 +64,10 @@ class Popen(subprocess.Popen[Any]):
         name: str | None = None,
         policy: StopPolicy | None = None,
         sweep: bool = False,
+        unit: str | None = None,
+        slice: str | None = None,
+        description: str | None = None,
+        properties: Mapping[str, object] | None = None,
         _within: Containment | None = None,
         **keywords: Any,
     ) -> None:
@@ -69,11 +76,14 @@ class Popen(subprocess.Popen[Any]):
         self._policy = _checked_policy(policy) or DEFAULT
         self._report: Report | None = None
         self._child: Child | None = None
+        scope = scope_of(unit, slice, description, properties, policy)
         if _within is not None:
+            if scope is not None:
+                raise TypeError("a member of a group can't have a unit of its own")
             self._containment = _within
         else:
             made_by = choose.backend(backend, sweep=sweep)
-            self._containment = made_by.create(name, executable)
+            self._containment = made_by.create(name, executable, scope)
             driver.track(self._containment, made_by)
         try:
             self._spawn(argv, executable, options)

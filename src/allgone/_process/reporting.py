@@ -46,6 +46,7 @@ def reported(
         left_running=_known(outcome.left_running, seen),
         escapees=_known(left_before | alive.keys(), seen),
         duration=time.monotonic() - began,
+        ended_from_outside=containment.ended_from_outside,
     )
     keep(report)
     if alive:

@@ -1,9 +1,13 @@
-"""subprocess.Popen's arguments, read as it reads them, so that the launcher can stand in front of the command."""
+"""Popen's arguments: subprocess's, read as it reads them so that the launcher can stand in front, and a scope's."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, Final
+
+from allgone._core.policy import StopPolicy
+from allgone._core.unit import Unit
 
 # The positional parameters of subprocess.Popen behind `args` (Python 3.10 to 3.13).
 POSITIONAL: Final = (
@@ -44,6 +48,21 @@ def argv_of(args: Any, *, shell: bool, executable: Any) -> tuple[list[Any], Any]
             raise ValueError("args is empty: there is no command to run")
         executable = argv[0]
     return argv, executable
+
+
+def scope_of(
+    name: str | None,
+    slice: str | None,
+    description: str | None,
+    properties: Mapping[str, object] | None,
+    policy: StopPolicy | None,
+) -> Unit | None:
+    """What was asked for, such that `systemctl stop` does as `policy` says; None if nothing was."""
+    if name is None and slice is None and description is None and not properties:
+        return None
+    stop = policy.as_unit_properties() if policy is not None else {}
+    name = name if name is not None else f"allgone-{os.getpid()}-{os.urandom(4).hex()}.scope"
+    return Unit(name, slice, description, {**stop, **(properties or {})})
 
 
 class AlsoPass(tuple[int, ...]):
