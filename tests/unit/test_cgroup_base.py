@@ -51,9 +51,36 @@ def test_without_systemd_our_own_cgroup_is_taken(machine: Machine, tmp_path: Pat
     assert (base.folder, base.how) == (f"{tmp_path}/cgroup/own", "own")
 
 
-def test_under_systemd_a_cgroup_that_is_not_delegated_is_refused(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("user", "own", "socket"),
+    [
+        (0, "/system.slice/ci.service", "/run/systemd/private"),
+        (0, "/user.slice/user-0.slice/user@0.service/app.slice/x.service", "/run/user/0/systemd/private"),
+        (1001, "/user.slice/user-1001.slice/session-3.scope", "/run/user/1001/systemd/private"),
+    ],
+)
+def test_under_systemd_who_is_asked_for_a_scope(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: int, own: str, socket: str
+) -> None:
+    (tmp_path / "cgroup" / own[1:]).mkdir(parents=True)
+    machine(systemd=True, own=f"0::{own}\n")
+    monkeypatch.setattr(cgroup_base.systemd, "pystemd_missing_because", lambda: None)
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    base = cgroup_base.find()
+    assert base.how == "scope"
+    assert base.manager is not None
+    assert base.manager.address == socket
+
+
+def test_under_systemd_without_pystemd_it_says_how_to_install_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine(systemd=True)
-    assert "Delegate=yes" in refusal()
+    monkeypatch.setattr(cgroup_base.systemd, "pystemd_missing_because", lambda: "No module named 'pystemd'")
+    said = refusal()
+    assert "pip install 'allgone[systemd]'" in said
+    assert "libsystemd-dev" in said
 
 
 @pytest.mark.parametrize("attribute", ["trusted.delegate", "user.delegate"])

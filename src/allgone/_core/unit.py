@@ -42,5 +42,5 @@ def _check(what: str, name: object, allowed: re.Pattern[str], suffix: str) -> No
     if len(name) > _MAX or not allowed.fullmatch(name) or name.startswith("."):
         shown = name if len(name) <= _MAX else name[:_MAX] + "…"
         raise ValueError(
-            f"{what} {shown!r} can't be used: at most {_MAX} of the characters A-Z a-z 0-9 : _ . \\ @ -, and {suffix} last"
+            f"{what} {shown!r} can't be used: at most {_MAX} of the characters A-Z a-z 0-9 : _ . \\ @ -, {suffix} last"
         )

@@ -6,10 +6,14 @@ import errno
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable
 
 LONGEST_POLL = (1 << 31) - 1  # milliseconds, the most that poll(2) can be told: 24 days
+
+
+_keeping = threading.RLock()  # held for a moment: of two threads that open a pidfd at once, one's is kept
 
 
 def unavailable_because() -> str | None:
@@ -104,14 +108,19 @@ class Child:
     def fileno(self) -> int:
         """Its pidfd: readable once it has ended. Raises ProcessLookupError when it is reaped already."""
         if self._fd is None:
-            if self.reaped:
-                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-            fd = hold(self.pid)
-            if not self.holds_its_number():  # somebody reaped it just before: this may be anybody
+            fd: int | None = None if self.reaped else hold(self.pid)
+            with _keeping:
+                # Unless somebody reaped it just before: then this may be anybody.
+                if fd is not None and self._fd is None and self.holds_its_number():
+                    self._fd, fd = fd, None
+            if fd is not None:
                 os.close(fd)
-                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-            self._fd = fd
-        return self._fd
+            if self.reaped:  # meanwhile, by another thread
+                self.close()
+        kept = self._fd
+        if kept is None:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        return kept
 
     def send(self, signum: int) -> None:
         """Signal it unless it has ended, or is another user's by now."""
@@ -156,3 +165,11 @@ class Child:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _after_fork_in_child() -> None:
+    global _keeping
+    _keeping = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
