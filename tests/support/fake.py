@@ -77,7 +77,6 @@ class FakeContainment:
         self.swarm = 0  # how often a member has forked a child just before it was killed
         self.busy = 0  # how often removal says EBUSY
         self.gone = False
-        self.ended_from_outside = ""
 
     @property
     def guarantees(self) -> Guarantees:
@@ -154,6 +153,9 @@ class FakeContainment:
 
     def watch(self) -> FakeWatch:
         return FakeWatch(self)
+
+    def ended_from_outside(self, *, suspected: bool) -> str:
+        return ""
 
     def remove(self) -> bool:
         if self.alive():

@@ -39,7 +39,7 @@ class CgroupContainment:
         self._forget = forget
         self._release: int | None = None
         self.gone = False
-        self.ended_from_outside = ""
+        self._lost = ""
         os.mkdir(folder)
 
     @property
@@ -179,11 +179,13 @@ class CgroupContainment:
     def watch(self) -> cgroupfs.EmptiedWatch:
         return cgroupfs.EmptiedWatch(self._folder)
 
+    def ended_from_outside(self, *, suspected: bool) -> str:
+        return self._lost or self._home.lost(suspected=suspected)
+
     def remove(self) -> bool:
         if self.gone:
             return True
-        if lost := self._home.lost():
-            self.ended_from_outside = lost
+        self._lost = self._lost or self._home.lost()  # as long as that can be seen
         if not cgroupfs.remove(self._folder):
             return False
         self.gone = True
@@ -206,12 +208,15 @@ class CgroupBackend:
         The cgroup directory to work below; default: as docs/how-it-works.md says (ALLGONE_CGROUP, a delegated cgroup
         of our own, a scope of systemd's, without systemd the supervisor's cgroup).
 
-    Raises `BackendUnavailable` with the reasons where no cgroup can be made and entered (it is tried out).
+    try_it
+        Whether to make sure that it works, which takes a few milliseconds, or to leave that to the first containment.
+
+    Raises `BackendUnavailable` with the reasons where no cgroup can be made and entered.
     """
 
     name = "cgroup"
 
-    def __init__(self, base: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, base: str | os.PathLike[str] | None = None, *, try_it: bool = True) -> None:
         self._base = cgroup_base.find(os.fspath(base) if base is not None else None)
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
@@ -219,6 +224,8 @@ class CgroupBackend:
         self._live: set[str] = set()
         self._scopes: set[Home] = set()  # those made for one containment each
         self._is_fork = False
+        if not try_it:
+            return
         if self._base.manager is not None:
             self._own_home()  # which is the proof
         elif code := cgroup_base.rehearse(self._base.folder):
@@ -228,6 +235,16 @@ class CgroupBackend:
     def base(self) -> str:
         """The cgroup directory that it works below."""
         return self._base.folder if self._base.manager is None else self._own_home().folder
+
+    @property
+    def how(self) -> str:
+        """How that directory was found."""
+        return cgroup_base.HOW[self._base.how].format(manager=self._base.manager)
+
+    @property
+    def moves_in(self) -> bool:
+        """Whether systemd must move processes in, for they can't enter by themselves: no ``preexec_fn`` then."""
+        return self._own_home().admits()
 
     def create(self, name: str | None, executable: object, unit: Unit | None = None) -> CgroupContainment:
         if name is not None:

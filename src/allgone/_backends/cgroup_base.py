@@ -19,6 +19,13 @@ NO_USER_MANAGER = (
     "loginctl enable-linger USER starts a manager for this user, and so does a login through ssh or machinectl shell; "
     "su, sudo and cron don't"
 )
+HOW = {
+    "told": "base= or ALLGONE_CGROUP names it",
+    "nested": "an outer allgone made it, and what we start stays inside",
+    "delegated": "systemd has delegated our unit's cgroup to us (Delegate=yes)",
+    "scope": "a transient scope of our own, from the systemd at {manager}",
+    "own": "no systemd runs here, so it is made below our own cgroup",
+}
 MOUNT_HELP = "mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1"
 
 

@@ -18,8 +18,12 @@ _lock = threading.RLock()
 _chosen: dict[tuple[str, bool, str | None], Backend] = {}
 
 
-def backend(asked: BackendName | Backend | None = None, *, sweep: bool = False) -> Backend:
+def backend(
+    asked: BackendName | Backend | None = None, *, sweep: bool = False, scope: bool = False, preexec: bool = False
+) -> Backend:
     """The backend for `asked`: an object as it is, a name by its one instance in this process.
+
+    `scope`: for a containment in a scope of its own. `preexec`: for a command with a ``preexec_fn``.
 
     None means ALLGONE_BACKEND, or else ``"auto"``: cgroup where that works, process-group where not. A name is never
     silently replaced: raises `BackendUnavailable` with reasons and remedies, ValueError for an unknown name.
@@ -32,6 +36,10 @@ def backend(asked: BackendName | Backend | None = None, *, sweep: bool = False) 
     if name not in NAMES:
         source = "backend" if asked else "ALLGONE_BACKEND"
         raise ValueError(f"{source} must be one of {', '.join(NAMES)}, or a backend object, not {name!r}")
+    if scope and name != "process-group":
+        return _for_scopes()
+    if name == "auto" and preexec:
+        return _auto_with_preexec(sweep)
     key = (name, sweep, os.environ.get("ALLGONE_CGROUP"))
     with _lock:
         if key not in _chosen:
@@ -48,6 +56,22 @@ def _shared_cgroup() -> Backend:
     if key not in _chosen:
         _chosen[key] = CgroupBackend()
     return _chosen[key]
+
+
+def _for_scopes() -> Backend:
+    """It makes no directory of its own, so nothing is tried out beforehand."""
+    key = ("scope", False, os.environ.get("ALLGONE_CGROUP"))
+    with _lock:
+        if key not in _chosen:
+            _chosen[key] = CgroupBackend(try_it=False)
+        return _chosen[key]
+
+
+def _auto_with_preexec(sweep: bool) -> Backend:
+    taken = backend("auto", sweep=sweep)
+    if isinstance(taken, CgroupBackend) and taken.moves_in:
+        return backend("process-group", sweep=sweep)
+    return taken
 
 
 def _auto(sweep: bool) -> Backend:

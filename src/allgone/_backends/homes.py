@@ -39,8 +39,8 @@ class Home(Protocol):
         """Have a process moved to a cgroup below. Raises `PlacementFailed`, `SystemdError`."""
         ...
 
-    def lost(self) -> str:
-        """How others ended it; "" while it stands."""
+    def lost(self, *, suspected: bool = False) -> str:
+        """How others ended it; "" while it stands. `suspected`: look twice."""
         ...
 
     def let_go(self) -> None:
@@ -67,7 +67,7 @@ class DirectoryHome:
     def admit(self, folder: str, leader: Leader) -> None:
         raise NotImplementedError("a process enters by itself")
 
-    def lost(self) -> str:
+    def lost(self, *, suspected: bool = False) -> str:
         return ""
 
     def let_go(self) -> None:
@@ -131,13 +131,23 @@ class ScopeHome:
         if not cgroupfs.contains(folder, leader.pid, self.mount):
             raise PlacementFailed(errno.EXDEV, "systemd has not moved it there", folder)
 
-    def lost(self) -> str:
+    def lost(self, *, suspected: bool = False) -> str:
         if self._anchor is not None and not self._lost:
             poller = select.poll()
             poller.register(self._anchor, 0)
             if poller.poll(0):  # POLLERR: nobody reads any more
                 self._lost = f"{self.unit} was stopped or killed"
+            elif suspected and self._is_being_stopped():
+                self._lost = f"{self.unit} was stopped"
         return self._lost
+
+    def _is_being_stopped(self) -> bool:
+        """Asked of systemd, which answers when it has sent all signals: the anchor may be the last to get one."""
+        try:
+            return self._manager.state(self.unit) != "active"
+        except SystemdError as e:  # then nobody can tell
+            logging.getLogger("allgone").debug("%s", e)
+            return False
 
     def let_go(self) -> None:
         for fd in (self._anchor, self._lock):
@@ -200,8 +210,8 @@ def _properties(manager: Manager, unit: Unit) -> dict[str, object]:
     properties: dict[str, object] = {
         "Description": unit.description or f"allgone: what process {os.getpid()} started",
         "TimeoutStopUSec": 10_000_000,
-        **given,
         **_bound_to_our_unit(manager),
+        **given,
         "Delegate": True,
         "CollectMode": "inactive-or-failed",
     }

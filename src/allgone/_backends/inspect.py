@@ -37,10 +37,13 @@ def auto() -> Choice:
     if why := pidfd.unavailable_because():
         return Choice(None, f"both backends need pidfds: {why}")
     try:
-        base = CgroupBackend()
+        backend = CgroupBackend()
     except BackendUnavailable as e:
         return Choice("process-group", "; ".join(map(str, e.reasons)))
-    return Choice("cgroup", f"cgroups can be made and entered below {base.base}")
+    try:
+        return Choice("cgroup", f"cgroups can be made and entered below {backend.base}: {backend.how}")
+    finally:
+        backend.close()
 
 
 def findings() -> list[Finding]:

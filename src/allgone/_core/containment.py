@@ -46,7 +46,6 @@ class Containment(Protocol):
     backend: str  # "cgroup" | "process-group"
     owner: int  # pid of the supervisor that made it
     gone: bool  # whether `remove()` has succeeded
-    ended_from_outside: str  # who or what else ended it, as known when it was removed; "" if nobody did
 
     @property
     def guarantees(self) -> Guarantees: ...
@@ -111,6 +110,10 @@ class Containment(Protocol):
         ...
 
     def watch(self) -> Watch: ...
+
+    def ended_from_outside(self, *, suspected: bool) -> str:
+        """Who or what else ended it; "" if nobody did. `suspected`: its leader was ended by a signal not of ours."""
+        ...
 
     def remove(self) -> bool:
         """Remove the kernel object. False if it is not empty yet or the kernel wants a moment. Idempotent."""

@@ -87,6 +87,9 @@ class Manager:
 
     address: str  # path of its socket
 
+    def __str__(self) -> str:
+        return self.address
+
     def start_scope(self, name: str, pid: int, properties: Mapping[str, object]) -> str:
         """StartTransientUnit for a scope with the process `pid` in it; returns its ControlGroup.
 

@@ -82,7 +82,8 @@ class Popen(subprocess.Popen[Any]):
                 raise TypeError("a member of a group can't have a unit of its own")
             self._containment = _within
         else:
-            made_by = choose.backend(backend, sweep=sweep)
+            preexec = options.get("preexec_fn") is not None
+            made_by = choose.backend(backend, sweep=sweep, scope=scope is not None, preexec=preexec)
             self._containment = made_by.create(name, executable, scope)
             driver.track(self._containment, made_by)
         try:

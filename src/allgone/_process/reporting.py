@@ -46,7 +46,9 @@ def reported(
         left_running=_known(outcome.left_running, seen),
         escapees=_known(left_before | alive.keys(), seen),
         duration=time.monotonic() - began,
-        ended_from_outside=containment.ended_from_outside,
+        ended_from_outside=containment.ended_from_outside(
+            suspected=returncode is not None and returncode < 0 and not outcome.sent
+        ),
     )
     keep(report)
     if alive:

@@ -15,6 +15,7 @@ Examples:
   allgone run -- make test
   allgone run --timeout 10m -- ./integration-tests
   allgone run --backend cgroup --report report.json -- ./start-everything
+  allgone run --unit ci-job.scope --property MemoryMax=2G -- make test
   allgone run --kill-signal INT --timeout-stop 30s -- npm start
   allgone run -- bash
 
@@ -52,6 +53,14 @@ def _time_limit(context: click.Context, param: click.Parameter, value: str) -> f
     if found > 0:
         return found
     raise click.BadParameter("0 would stop the command at once; infinity means no limit", param=param)
+
+
+def _properties(_: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    for name, equals, _rest in pairs:
+        if not name or not equals:
+            raise click.BadParameter(f"{name!r} is not NAME=VALUE", param=param)
+    return {name: value for name, _equals, value in pairs}
 
 
 def _signal(_: click.Context, param: click.Parameter, value: str) -> int:
@@ -112,6 +121,17 @@ def allgone() -> None:
 )
 @click.option("--send-sighup", is_flag=True, help="Send SIGHUP as well; shells want it.")
 @click.option("--name", help="What the containment is called (default: made up from the command).")
+@click.option("--unit", metavar="NAME.scope", help="Run in a systemd scope of this name.")
+@click.option("--slice", metavar="NAME.slice", help="The slice that the scope is put in (default: ours).")
+@click.option("--description", metavar="TEXT", help="What systemctl says of the scope.")
+@click.option(
+    "--property",
+    "properties",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_properties,
+    help="A property of the scope, as in systemd.scope(5): MemoryMax=1G. May be given several times.",
+)
 @click.option("--report", metavar="FILE.json", help="Write what was found and done to this file.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD [ARG]...")
 def run(command: tuple[str, ...], **options: Any) -> int:
@@ -128,7 +148,10 @@ def run(command: tuple[str, ...], **options: Any) -> int:
         send_sighup=options["send_sighup"],
         timeout_stop=options["timeout_stop"],
     )
-    return job.run(job.Job(command, policy, options["backend"], options["timeout"], options["name"], options["report"]))
+    scope = {name: options[name] for name in ("unit", "slice", "description", "properties") if options[name]}
+    return job.run(
+        job.Job(command, policy, options["backend"], options["timeout"], options["name"], options["report"], scope)
+    )
 
 
 @allgone.command(short_help="Tell what this machine can do, and what to do about what is missing.")

@@ -7,8 +7,8 @@ import os
 import time
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TextIO
+from dataclasses import dataclass, field
+from typing import Any, TextIO
 
 from allgone._backends import choose
 from allgone._backends.process_group import ProcessGroupBackend
@@ -38,6 +38,7 @@ class Job:
     timeout: float
     name: str | None
     report: str | None
+    scope: dict[str, Any] = field(default_factory=dict)  # Popen's arguments for a systemd scope
 
 
 def run(job: Job) -> int:
@@ -96,7 +97,7 @@ def _asked_to_end(signals: Signals) -> int:
 
 
 def _backend(job: Job, terminal: Terminal | None) -> Backend:
-    backend = choose.backend(job.backend, sweep=True)
+    backend = choose.backend(job.backend, sweep=True, scope=bool(job.scope))
     if backend.name == "process-group" and terminal is not None:
         return ProcessGroupBackend(sweep=True, session=False)  # a session of its own would have no terminal
     return backend
@@ -118,7 +119,7 @@ def _started(job: Job, backend: Backend) -> Popen:
 def _popen(job: Job, backend: Backend, args: tuple[str, ...]) -> Popen:
     if not args[0]:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "")  # not the directories of PATH
-    return Popen(args, backend=backend, name=job.name, policy=job.policy, close_fds=False)
+    return Popen(args, backend=backend, name=job.name, policy=job.policy, close_fds=False, **job.scope)
 
 
 def _forget_coerced_locale() -> None:
