@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -161,17 +163,24 @@ def test_the_command_gets_no_blocked_signals_and_default_dispositions(allgone: A
     assert allgone.run("sh", "-c", status).stdout == bare.stdout
 
 
-def test_sigterm_before_the_command_is_started_starts_nothing(allgone: Allgone) -> None:
-    """Held in the choice of the backend, which comes first."""
-    held = (
-        "import sys, os, allgone._backends.choose as c; then = c.backend\n"
-        "def wait(*a, **k): os.write(1, b'here\\n'); os.read(0, 1); return then(*a, **k)\n"
-        "c.backend = wait\n"
+@contextmanager
+def held(owner: str, name: str, allgone: Allgone, *command: str) -> Iterator[subprocess.Popen[str]]:
+    """`allgone run`, held at the end of the function `name` of `owner` until it gets a line."""
+    script = (
+        f"import os, sys, pkgutil; owner = pkgutil.resolve_name({owner!r}); then = owner.{name}\n"
+        "def wait(*a, **k): done = then(*a, **k); os.write(1, b'here\\n'); os.read(0, 1); return done\n"
+        f"owner.{name} = wait\n"
         "from allgone.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    args = [*WITH_DEFAULT_SIGNALS, PYTHON, "-c", held, "run", "--backend", allgone.backend, "--", "echo", "started"]
+    args = [*WITH_DEFAULT_SIGNALS, PYTHON, "-c", script, "run", "--backend", allgone.backend, "--", *command]
     with subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert lines(process.stdout, 1) == ["here"]
+        yield process
+
+
+def test_sigterm_before_the_command_is_started_starts_nothing(allgone: Allgone) -> None:
+    """Held in the choice of the backend, which comes first."""
+    with held("allgone._backends.choose", "backend", allgone, "echo", "started") as process:
         process.send_signal(signal.SIGTERM)
         assert process.communicate("\n", timeout=SECONDS)[0] == ""
         assert process.returncode == -signal.SIGTERM
@@ -179,15 +188,7 @@ def test_sigterm_before_the_command_is_started_starts_nothing(allgone: Allgone) 
 
 def test_sigterm_while_the_command_is_being_started_reaches_it(allgone: Allgone) -> None:
     """Held between fork and the return of Popen, where signals are not yet blocked."""
-    held = (
-        "import sys, os, allgone._process.popen as p; then = p.Popen._adopt\n"
-        "def wait(self): then(self); os.write(1, b'here\\n'); os.read(0, 1)\n"
-        "p.Popen._adopt = wait\n"
-        "from allgone.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    args = [*WITH_DEFAULT_SIGNALS, PYTHON, "-c", held, "run", "--backend", allgone.backend, "--", "sleep", "1000"]
-    with subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert lines(process.stdout, 1) == ["here"]
+    with held("allgone._process.popen:Popen", "_adopt", allgone, "sleep", "1000") as process:
         process.send_signal(signal.SIGTERM)
         process.communicate("\n", timeout=SECONDS)
         assert process.returncode == -signal.SIGTERM
