@@ -91,6 +91,7 @@ def test_command_that_ends_by_itself_is_not_held_up_by_its_time_limit(allgone: A
     assert allgone.run("true", options=["--timeout", "1h"]).returncode == 0
 
 
+@pytest.mark.usefixtures("searchable_path")
 def test_what_cannot_be_run_is_named(allgone: Allgone, commands: Path) -> None:
     done = allgone.run("no-such-command", "x", cwd=commands)
     assert done.stderr == "allgone: cannot run no-such-command: No such file or directory\n"

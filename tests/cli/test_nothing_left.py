@@ -106,6 +106,7 @@ def test_report_tells_args_status_and_what_was_stopped(allgone: Allgone, tmp_pat
     assert re.match(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d.*\+00:00$", told["started_at"])
 
 
+@pytest.mark.usefixtures("searchable_path")
 @pytest.mark.parametrize(
     ("command", "options", "expected"),
     [
