@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+import warnings
 
 import pytest
 from support import procfs
@@ -98,3 +100,29 @@ def test_who_catches_the_second_ctrl_c_finds_everything_gone(backend: BackendUnd
         supervisor.interrupt()
         assert supervisor.lines.wait_for("stopped") == "stopped -9 0"
         supervisor.succeeds()
+
+
+def leaves_two_to_the_exit(options: dict, args: list[str], pressed: str) -> None:
+    global left  # until the interpreter has ended
+    left = [allgone.Popen(args, **options) for _ in range(2)]
+    warnings.simplefilter("ignore", ResourceWarning)
+    containment = type(left[0]._containment)
+    owner, name = {"in the kill": (containment, "kill"), "just before": (signal, "signal")}[pressed]
+    then = getattr(owner, name)
+
+    def interrupted(*arguments: object) -> object:
+        setattr(owner, name, then)
+        say("interrupted")
+        os.kill(os.getpid(), signal.SIGINT)
+        return then(*arguments)
+
+    setattr(owner, name, interrupted)
+
+
+@pytest.mark.parametrize("pressed", ["in the kill", "just before"])
+def test_ctrl_c_at_the_exit_does_not_keep_the_rest_alive(backend: BackendUnderTest, pressed: str) -> None:
+    with Supervisor(leaves_two_to_the_exit, backend, IGNORES, pressed) as supervisor:
+        supervisor.succeeds()
+        assert supervisor.lines.are_over()
+        supervisor.lines.wait_for("interrupted")
+        assert supervisor.errors() == ""
