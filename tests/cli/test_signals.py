@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,10 @@ from support import procfs
 
 from cli.command import (
     ALLGONE,
-    PYTHON,
     SECONDS,
     WITH_DEFAULT_SIGNALS,
     Allgone,
+    held,
     lines,
     tells_signals,
     wait_for_state,
@@ -116,12 +114,14 @@ def test_what_may_mean_anything_does_not_lead_to_a_stop(allgone: Allgone, name: 
 
 def test_timeout_1_sends_it_twice_and_that_is_one_request(allgone: Allgone) -> None:
     """It signals its child, then its whole group; the command gets to end in its own time all the same."""
-    done = subprocess.run(
-        ["timeout", "--kill-after=20", "1", *allgone.args(*tells_signals("end=TERM", "linger=0.3"))],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=SECONDS,
-    )  # fmt: skip
-    assert done.stderr == ""
-    assert done.stdout.splitlines()[1:] == ["SIGTERM"]
+    command = allgone.args(*tells_signals("end=TERM", "linger=0.3"))
+    args = [*WITH_DEFAULT_SIGNALS, "timeout", "--kill-after=20", "1000", *command]
+    with subprocess.Popen(
+        args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        lines(process.stdout, 1)
+        process.send_signal(signal.SIGTERM)  # to timeout(1): the same as when its time is up
+        assert process.communicate(timeout=SECONDS) == ("SIGTERM\n", "")
 
 
 def test_kill_0_by_a_script_reaches_each_process_of_its_group_once(allgone: Allgone) -> None:
@@ -161,21 +161,6 @@ def test_the_command_gets_no_blocked_signals_and_default_dispositions(allgone: A
     status = "grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status"
     bare = subprocess.run(["sh", "-c", status], stdout=subprocess.PIPE, text=True, check=True)
     assert allgone.run("sh", "-c", status).stdout == bare.stdout
-
-
-@contextmanager
-def held(owner: str, name: str, allgone: Allgone, *command: str) -> Iterator[subprocess.Popen[str]]:
-    """`allgone run`, held at the end of the function `name` of `owner` until it gets a line."""
-    script = (
-        f"import os, sys, pkgutil; owner = pkgutil.resolve_name({owner!r}); then = owner.{name}\n"
-        "def wait(*a, **k): done = then(*a, **k); os.write(1, b'here\\n'); os.read(0, 1); return done\n"
-        f"owner.{name} = wait\n"
-        "from allgone.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    args = [*WITH_DEFAULT_SIGNALS, PYTHON, "-c", script, "run", "--backend", allgone.backend, "--", *command]
-    with subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert lines(process.stdout, 1) == ["here"]
-        yield process
 
 
 def test_sigterm_before_the_command_is_started_starts_nothing(allgone: Allgone) -> None:
