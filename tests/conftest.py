@@ -12,6 +12,10 @@ from support.rigs import RIGS, Rig
 from support.tiers import missing
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="run what takes long as well")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if init.pid is None and not hasattr(config, "workerinput"):
         init.run_below(lambda child: _remove_base(child))
@@ -80,6 +84,13 @@ def _leaks_nothing(_cgroup_base_or_reason: tuple[str | None, str]) -> Iterator[N
     found = leaks.leaked(before, base)
     if found:
         pytest.fail("left behind:\n  " + "\n  ".join(found), pytrace=False)
+
+
+@pytest.fixture
+def searchable_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PATH without directories that this user may not search: execvp(3) says EACCES for what is nowhere then."""
+    entries = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    monkeypatch.setenv("PATH", os.pathsep.join(each for each in entries if os.access(each, os.X_OK)))
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda each: each.label)

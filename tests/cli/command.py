@@ -55,6 +55,27 @@ class Allgone:
                 end(process)
 
 
+@contextmanager
+def held(
+    owner: str, name: str, allgone: Allgone, *command: str, options: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """`allgone run`, held at the end of the function `name` of `owner` until it gets a line. It says so on stderr."""
+    script = (
+        f"import os, sys, pkgutil; owner = pkgutil.resolve_name({owner!r}); then = owner.{name}\n"
+        "def wait(*a, **k): done = then(*a, **k); os.write(2, b'here\\n'); os.read(0, 1); return done\n"
+        f"owner.{name} = wait\n"
+        "from allgone.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    args = allgone.args(*command, options=options)[len(ALLGONE) :]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*WITH_DEFAULT_SIGNALS, PYTHON, "-c", script, *args], text=True, **pipes) as process:
+        try:
+            assert lines(process.stderr, 1) == ["here"]
+            yield process
+        finally:
+            end(process)
+
+
 def end(process: subprocess.Popen[Any]) -> None:
     """However the test went. What it leaves then is the leak check's to find."""
     if process.poll() is None:

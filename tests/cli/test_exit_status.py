@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support import procfs
+from support.programs import UNTIL_SLEEP
 
 from cli.command import PYTHON, SECONDS, Allgone
 
@@ -91,6 +92,7 @@ def test_command_that_ends_by_itself_is_not_held_up_by_its_time_limit(allgone: A
     assert allgone.run("true", options=["--timeout", "1h"]).returncode == 0
 
 
+@pytest.mark.usefixtures("searchable_path")
 def test_what_cannot_be_run_is_named(allgone: Allgone, commands: Path) -> None:
     done = allgone.run("no-such-command", "x", cwd=commands)
     assert done.stderr == "allgone: cannot run no-such-command: No such file or directory\n"
@@ -123,7 +125,7 @@ def test_a_process_that_cannot_be_stopped_is_named_and_is_an_own_failure(become_
         "import sys, allgone._core.stop as s; s.KILL_TIMEOUT = 0.2\n"
         "from allgone.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    script = "$0 --reuid 0 --regid 0 --clear-groups sleep 1000 >/dev/null 2>&1 & echo $!; sleep 0.3"
+    script = f"$0 --reuid 0 --regid 0 --clear-groups sleep 1000 >/dev/null 2>&1 & echo $!; {UNTIL_SLEEP}"
     report = become_root.with_name("report")
     as_nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
     allgone = [PYTHON, "-c", hasty, "run", "--backend=process-group", "--timeout-stop=50ms", "--report", str(report)]

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 from support import cgroups, procfs
+from support.programs import UNTIL_SLEEP
 
-from cli.command import ALLGONE, Allgone
+from cli.command import ALLGONE, SECONDS, Allgone, held, lines
 
 # The leak check of every test is what finds processes and cgroups that are left.
 
 
 def test_a_daemon_and_a_background_job_are_stopped_and_named(allgone: Allgone) -> None:
-    done = allgone.run("sh", "-c", "setsid sleep 1000 & sleep 1000 & sleep 0.1; echo end; true")
+    done = allgone.run("sh", "-c", f"setsid sleep 1000 & {UNTIL_SLEEP}; sleep 1000 & {UNTIL_SLEEP}; echo end; true")
     assert (done.returncode, done.stdout) == (0, "end\n")
     assert re.fullmatch(
         r"allgone: stopped 2 processes that the command left behind: sleep \(pid \d+\), sleep \(pid \d+\)\n",
@@ -24,8 +25,11 @@ def test_a_daemon_and_a_background_job_are_stopped_and_named(allgone: Allgone) -
     )
 
 
-def test_a_double_forked_daemon_is_stopped_and_named(allgone: Allgone) -> None:
-    done = allgone.run("sh", "-c", "(setsid sh -c 'sleep 1000 & echo $!' &); sleep 0.1")
+def test_a_double_forked_daemon_is_stopped_and_named(allgone: Allgone, tmp_path: Path) -> None:
+    daemon_is_up = f"sleep 1000 & {UNTIL_SLEEP}; echo $!; echo $$ >up"
+    parent_is_gone = "read parent <up; while [ -e /proc/$parent ]; do :; done"
+    script = f"mkfifo up; (setsid sh -c '{daemon_is_up}' &); {parent_is_gone}"
+    done = allgone.run("sh", "-c", script, cwd=tmp_path)
     daemon = int(done.stdout)
     assert not procfs.is_alive(daemon)
     assert done.stderr == f"allgone: stopped 1 process that the command left behind: sleep (pid {daemon})\n"
@@ -36,7 +40,7 @@ def test_nothing_is_said_where_nothing_was_left_behind(allgone: Allgone) -> None
 
 
 def test_only_the_first_of_many_are_named(allgone: Allgone) -> None:
-    done = allgone.run("sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1000 & done; sleep 0.1")
+    done = allgone.run("sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1000 & done")
     assert "stopped 10 processes that the command left behind: " in done.stderr
     assert done.stderr.count("(pid ") == 8
     assert done.stderr.endswith("), …\n")
@@ -106,6 +110,7 @@ def test_report_tells_args_status_and_what_was_stopped(allgone: Allgone, tmp_pat
     assert re.match(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d.*\+00:00$", told["started_at"])
 
 
+@pytest.mark.usefixtures("searchable_path")
 @pytest.mark.parametrize(
     ("command", "options", "expected"),
     [
@@ -128,8 +133,17 @@ def test_report_is_written_however_it_ends(
 def test_nested_each_stops_what_it_started(allgone: Allgone, inner: str, request: pytest.FixtureRequest) -> None:
     if inner == "cgroup":
         request.getfixturevalue("cgroup_base")
-    allgone_inside = [*ALLGONE, "run", "--backend", inner, "--", "sh", "-c", "setsid sleep 1000 & sleep 0.1; exit 4"]
-    done = allgone.run("sh", "-c", 'sleep 1000 & "$@"', "sh", *allgone_inside)
+    allgone_inside = [
+        *ALLGONE,
+        "run",
+        "--backend",
+        inner,
+        "--",
+        "sh",
+        "-c",
+        f"setsid sleep 1000 & {UNTIL_SLEEP}; exit 4",
+    ]
+    done = allgone.run("sh", "-c", f'sleep 1000 & {UNTIL_SLEEP}; "$@"', "sh", *allgone_inside)
     assert done.returncode == 4
     first, second = done.stderr.splitlines()
     assert re.fullmatch(r"allgone: stopped 1 process that the command left behind: sleep \(pid \d+\)", first)
@@ -141,8 +155,9 @@ def test_nested_each_stops_what_it_started(allgone: Allgone, inner: str, request
 def test_nested_the_outer_time_out_stops_all(allgone: Allgone, inner: str, request: pytest.FixtureRequest) -> None:
     if inner == "cgroup":
         request.getfixturevalue("cgroup_base")
-    done = allgone.run(
-        *ALLGONE, "run", "--backend", inner, "--", "sh", "-c", "setsid sleep 1000 & echo ready; sleep 1000",
-        options=["--timeout", "600ms"],
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (124, "ready\n")
+    inside = [*ALLGONE, "run", "--backend", inner, "--", "sh", "-c", "setsid sleep 1000 & echo ready; sleep 1000"]
+    # Held after it has noted the time: it may be over when all are up, but is not noticed before.
+    with held("allgone.cli.supervision:Supervision", "__init__", allgone, *inside, options=["--timeout=50ms"]) as outer:
+        assert lines(outer.stdout, 1) == ["ready"]
+        assert outer.communicate("\n", timeout=SECONDS)[0] == ""
+        assert outer.returncode == 124

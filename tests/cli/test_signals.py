@@ -13,10 +13,10 @@ from support import procfs
 
 from cli.command import (
     ALLGONE,
-    PYTHON,
     SECONDS,
     WITH_DEFAULT_SIGNALS,
     Allgone,
+    held,
     lines,
     tells_signals,
     wait_for_state,
@@ -114,12 +114,14 @@ def test_what_may_mean_anything_does_not_lead_to_a_stop(allgone: Allgone, name: 
 
 def test_timeout_1_sends_it_twice_and_that_is_one_request(allgone: Allgone) -> None:
     """It signals its child, then its whole group; the command gets to end in its own time all the same."""
-    done = subprocess.run(
-        ["timeout", "--kill-after=20", "1", *allgone.args(*tells_signals("end=TERM", "linger=0.3"))],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=SECONDS,
-    )  # fmt: skip
-    assert done.stderr == ""
-    assert done.stdout.splitlines()[1:] == ["SIGTERM"]
+    command = allgone.args(*tells_signals("end=TERM", "linger=0.3"))
+    args = [*WITH_DEFAULT_SIGNALS, "timeout", "--kill-after=20", "1000", *command]
+    with subprocess.Popen(
+        args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        lines(process.stdout, 1)
+        process.send_signal(signal.SIGTERM)  # to timeout(1): the same as when its time is up
+        assert process.communicate(timeout=SECONDS) == ("SIGTERM\n", "")
 
 
 def test_kill_0_by_a_script_reaches_each_process_of_its_group_once(allgone: Allgone) -> None:
@@ -163,15 +165,7 @@ def test_the_command_gets_no_blocked_signals_and_default_dispositions(allgone: A
 
 def test_sigterm_before_the_command_is_started_starts_nothing(allgone: Allgone) -> None:
     """Held in the choice of the backend, which comes first."""
-    held = (
-        "import sys, os, allgone._backends.choose as c; then = c.backend\n"
-        "def wait(*a, **k): os.write(1, b'here\\n'); os.read(0, 1); return then(*a, **k)\n"
-        "c.backend = wait\n"
-        "from allgone.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    args = [*WITH_DEFAULT_SIGNALS, PYTHON, "-c", held, "run", "--backend", allgone.backend, "--", "echo", "started"]
-    with subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert lines(process.stdout, 1) == ["here"]
+    with held("allgone._backends.choose", "backend", allgone, "echo", "started") as process:
         process.send_signal(signal.SIGTERM)
         assert process.communicate("\n", timeout=SECONDS)[0] == ""
         assert process.returncode == -signal.SIGTERM
@@ -179,15 +173,7 @@ def test_sigterm_before_the_command_is_started_starts_nothing(allgone: Allgone) 
 
 def test_sigterm_while_the_command_is_being_started_reaches_it(allgone: Allgone) -> None:
     """Held between fork and the return of Popen, where signals are not yet blocked."""
-    held = (
-        "import sys, os, allgone._process.popen as p; then = p.Popen._adopt\n"
-        "def wait(self): then(self); os.write(1, b'here\\n'); os.read(0, 1)\n"
-        "p.Popen._adopt = wait\n"
-        "from allgone.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    args = [*WITH_DEFAULT_SIGNALS, PYTHON, "-c", held, "run", "--backend", allgone.backend, "--", "sleep", "1000"]
-    with subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert lines(process.stdout, 1) == ["here"]
+    with held("allgone._process.popen:Popen", "_adopt", allgone, "sleep", "1000") as process:
         process.send_signal(signal.SIGTERM)
         process.communicate("\n", timeout=SECONDS)
         assert process.returncode == -signal.SIGTERM

@@ -150,6 +150,7 @@ def in_children(options: dict, method: str) -> None:
         outer.stop()
 
 
+@pytest.mark.usefixtures("searchable_path")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_in_a_multiprocessing_child(backend: BackendUnderTest, method: str) -> None:
     with Supervisor(in_children, backend, method) as supervisor:

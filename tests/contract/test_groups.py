@@ -113,6 +113,7 @@ def test_a_second_stop_of_a_group_returns_the_first_report(backend: BackendUnder
     assert group.stop() is group.stop()
 
 
+@pytest.mark.usefixtures("searchable_path")
 def test_a_command_that_can_not_be_executed_leaves_the_group_as_it_was(backend: BackendUnderTest) -> None:
     with backend.group() as group:
         with pytest.raises(FileNotFoundError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+import warnings
 
 import pytest
 from support import procfs
@@ -22,6 +24,7 @@ IGNORES = command("actors", deaf("leader").to_json())
 def in_the_body(options: dict, args: list[str]) -> None:
     try:
         with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=20), **options):
+            say("in the block")
             signal.pause()
     finally:
         say("left the block")
@@ -29,16 +32,24 @@ def in_the_body(options: dict, args: list[str]) -> None:
 
 def at_the_end_of_the_body(options: dict, args: list[str]) -> None:
     with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=20), **options):
-        pass  # now it waits for the leader
+        say("in the block")  # at its end it waits for the leader
 
 
 def in_run(options: dict, args: list[str]) -> None:
+    exchange = allgone.Popen.exchange  # what it does in its block
+
+    def announced(*arguments: object) -> object:
+        say("in the block")
+        return exchange(*arguments)
+
+    allgone.Popen.exchange = announced
     allgone.run(args, capture_output=False, policy=allgone.StopPolicy(timeout_stop=20), **options)
 
 
 def in_a_group(options: dict, args: list[str]) -> None:
     with allgone.Group(policy=allgone.StopPolicy(timeout_stop=20), **options) as group:
         group.Popen(args)
+        say("in the block")
         signal.pause()
 
 
@@ -47,10 +58,16 @@ EVERYWHERE = pytest.mark.parametrize(
 )
 
 
+def wait_until_up(supervisor: Supervisor) -> None:
+    """The leader, and the supervisor too: a Ctrl-C while it is starting the leader kills without asking."""
+    supervisor.lines.wait_for("ready")
+    supervisor.lines.wait_for("in", "the", "block")
+
+
 @EVERYWHERE
 def test_ctrl_c_stops_everything_politely(backend: BackendUnderTest, where: object) -> None:
     with Supervisor(where, backend, HEEDS) as supervisor:
-        supervisor.lines.wait_for("ready")
+        wait_until_up(supervisor)
         supervisor.interrupt()
         supervisor.lines.wait_for("leader", "SIGTERM")
         assert supervisor.ends() == -signal.SIGINT
@@ -61,7 +78,7 @@ def test_ctrl_c_stops_everything_politely(backend: BackendUnderTest, where: obje
 @EVERYWHERE
 def test_a_second_ctrl_c_while_it_waits_kills_at_once(backend: BackendUnderTest, where: object) -> None:
     with Supervisor(where, backend, IGNORES) as supervisor:
-        supervisor.lines.wait_for("ready")
+        wait_until_up(supervisor)
         supervisor.interrupt()
         supervisor.lines.wait_for("leader", "SIGTERM")
         began = time.monotonic()
@@ -74,7 +91,7 @@ def test_a_second_ctrl_c_while_it_waits_kills_at_once(backend: BackendUnderTest,
 @EVERYWHERE
 def test_a_burst_of_ctrl_c_leaves_nothing(backend: BackendUnderTest, where: object) -> None:
     with Supervisor(where, backend, IGNORES) as supervisor:
-        supervisor.lines.wait_for("ready")
+        wait_until_up(supervisor)
         for _ in range(PRESSES):
             supervisor.interrupt()
             procfs.ends_within(supervisor.process.pid, 0.003)  # about as fast as a key repeats at its fastest
@@ -85,6 +102,7 @@ def test_a_burst_of_ctrl_c_leaves_nothing(backend: BackendUnderTest, where: obje
 def catches_both(options: dict, args: list[str]) -> None:
     try:
         with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=20), **options) as process:
+            say("in the block")
             signal.pause()
     except KeyboardInterrupt:
         say("stopped", process.poll(), len(process.members()))
@@ -92,9 +110,65 @@ def catches_both(options: dict, args: list[str]) -> None:
 
 def test_who_catches_the_second_ctrl_c_finds_everything_gone(backend: BackendUnderTest) -> None:
     with Supervisor(catches_both, backend, IGNORES) as supervisor:
-        supervisor.lines.wait_for("ready")
+        wait_until_up(supervisor)
         supervisor.interrupt()
         supervisor.lines.wait_for("leader", "SIGTERM")
         supervisor.interrupt()
+        assert supervisor.lines.wait_for("stopped") == "stopped -9 0"
+        supervisor.succeeds()
+
+
+def leaves_two_to_the_exit(options: dict, args: list[str], pressed: str) -> None:
+    global left  # until the interpreter has ended
+    left = [allgone.Popen(args, **options) for _ in range(2)]
+    warnings.simplefilter("ignore", ResourceWarning)
+    containment = type(left[0]._containment)
+    owner, name = {"in the kill": (containment, "kill"), "just before": (signal, "signal")}[pressed]
+    then = getattr(owner, name)
+
+    def interrupted(*arguments: object) -> object:
+        setattr(owner, name, then)
+        say("interrupted")
+        os.kill(os.getpid(), signal.SIGINT)
+        return then(*arguments)
+
+    setattr(owner, name, interrupted)
+
+
+@pytest.mark.parametrize("pressed", ["in the kill", "just before"])
+def test_ctrl_c_at_the_exit_does_not_keep_the_rest_alive(backend: BackendUnderTest, pressed: str) -> None:
+    with Supervisor(leaves_two_to_the_exit, backend, IGNORES, pressed) as supervisor:
+        supervisor.succeeds()
+        assert supervisor.lines.are_over()
+        supervisor.lines.wait_for("interrupted")
+        assert supervisor.errors() == ""
+
+
+def catches_what_came_in_the_kill(options: dict, args: list[str]) -> None:
+    try:
+        with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=20), **options) as process:
+            containment = type(process._containment)
+            then = containment.kill
+
+            def interrupted(self: object) -> None:
+                containment.kill = then
+                say("interrupted")
+                os.kill(os.getpid(), signal.SIGINT)
+                then(self)
+
+            containment.kill = interrupted
+            say("in the block")
+            signal.pause()
+    except KeyboardInterrupt:
+        say("stopped", process.poll(), len(process.members()))
+
+
+def test_a_third_ctrl_c_in_the_kill_does_not_leave_it_half_done(backend: BackendUnderTest) -> None:
+    with Supervisor(catches_what_came_in_the_kill, backend, IGNORES) as supervisor:
+        wait_until_up(supervisor)
+        supervisor.interrupt()
+        supervisor.lines.wait_for("leader", "SIGTERM")
+        supervisor.interrupt()
+        supervisor.lines.wait_for("interrupted")
         assert supervisor.lines.wait_for("stopped") == "stopped -9 0"
         supervisor.succeeds()

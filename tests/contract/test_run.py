@@ -12,7 +12,7 @@ import pytest
 from support import procfs
 from support.actors import Actor
 from support.backends import BackendUnderTest
-from support.programs import command
+from support.programs import UNTIL_SLEEP, command
 
 import allgone
 
@@ -33,7 +33,7 @@ def python(code: str) -> list[str]:
 
 
 def test_it_returns_when_the_leader_has_ended_with_what_it_wrote(backend: BackendUnderTest) -> None:
-    done = backend.run(["sh", "-c", "sleep 1000 & echo hi; echo ho >&2; exit 3"], capture_output=True)
+    done = backend.run(["sh", "-c", f"sleep 1000 & {UNTIL_SLEEP}; echo hi; echo ho >&2; exit 3"], capture_output=True)
     assert (done.stdout, done.stderr, done.returncode) == (b"hi\n", b"ho\n", 3)
     assert [p.name for p in done.report.members] == ["sleep"]
 

@@ -126,6 +126,7 @@ def test_a_warning_of_escapees_made_an_error_comes_after_the_stop_is_done() -> N
         assert [p.pid for p in started.process.report.escapees] == [started["escaped"].pid]
 
 
+@pytest.mark.usefixtures("searchable_path")
 def test_a_command_that_can_not_be_executed_leaves_nothing(backend: BackendUnderTest) -> None:
     with pytest.raises(FileNotFoundError, match="no-such-command") as caught:
         backend.Popen(["no-such-command"])

@@ -85,9 +85,12 @@ def postgresql(folder: Path) -> Server:
 
 
 def tmux(folder: Path) -> Server:
-    """A client that ends at once and leaves a server in a session of its own, with a shell on a pty."""
+    """A client that ends at once and leaves a server in a session of its own, with a command on a pty.
+
+    Several words, so that tmux executes them itself: the user's shell may be nologin.
+    """
     sock = folder / "tmux.sock"
-    args = [program("tmux") or "tmux", "-S", str(sock), "-f", "/dev/null", "new-session", "-d", "sleep 1000"]
+    args = [program("tmux") or "tmux", "-S", str(sock), "-f", "/dev/null", "new-session", "-d", "sleep", "1000"]
 
     def has_session() -> bool:
         command = [args[0], "-S", str(sock), "has-session"]

@@ -29,8 +29,8 @@ BLOCKS = {
 # What a page shows and this test does not run, and why.
 NOT_RUN = {
     ("README.md", "scripts/test"): "it is what runs this test",
-    ("README.md", "scripts/demo"): "it installs; what it runs then is run, for the table above it",
-    ("README.md", "pip install"): "it needs the network: test_install.py",
+    ("README.md", "scripts/demo"): "it installs: test_install.py",
+    ("README.md", "pip install"): "it installs: test_install.py",
     ("docs/how-it-works.md", "systemd-run"): "it needs a running systemd",
 }
 DEMO = pages.ROOT / "scripts" / "demo"
@@ -108,7 +108,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
 
 
 @pytest.fixture
-def _as_the_reader_would(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _as_the_reader_would(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, searchable_path: None) -> None:
     beside_python = os.path.dirname(sys.executable)
     monkeypatch.setenv("PATH", beside_python + os.pathsep + os.environ["PATH"])
     monkeypatch.delenv("ALLGONE_BACKEND", raising=False)

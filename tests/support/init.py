@@ -35,6 +35,15 @@ def run_below(clean_up: Callable[[int], None]) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != init:
         os._exit(1)
+    _default_signals()
+
+
+def _default_signals() -> None:
+    """Whoever runs the tests may ignore some (nohup does, and a script for its background jobs): children inherit it."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for each in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # those two Python itself ignores
+        if signal.getsignal(each) == signal.SIG_IGN:
+            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
 
 
 def _be_init(child: int, clean_up: Callable[[int], None]) -> NoReturn:

@@ -20,6 +20,9 @@ from support import init
 PROGRAMS = Path(__file__).parent.parent / "programs"
 PATIENCE = 30.0  # seconds for something that takes milliseconds, on a machine that is busy with other things
 
+# For sh, after "sleep 1000 &": until that fork of the shell is called sleep, and not sh any more.
+UNTIL_SLEEP = 'until read -r comm </proc/$!/comm && [ "$comm" = sleep ]; do :; done'
+
 
 def command(program: str, *arguments: str) -> list[str]:
     """The command line of an unruly program."""

@@ -208,6 +208,7 @@ def test_a_bad_fd_argument_is_reported(launcher: Launcher, monkeypatch: pytest.M
     assert done.failure.error == (errno.EBADF if word == "999999" else errno.EINVAL) or word == "-1"
 
 
+@pytest.mark.usefixtures("searchable_path")
 @pytest.mark.parametrize(
     ("command", "status", "message"),
     [

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -168,3 +169,49 @@ def test_a_process_alive_at_the_end_of_the_interpreter_makes_no_noise() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def at_once(first: Callable[[], object], second: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=each) for each in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_two_threads_that_need_the_pidfd_at_once_open_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2)
+    hold = pidfd.hold
+
+    def held_up(pid: int) -> int:
+        with contextlib.suppress(threading.BrokenBarrierError):  # the other one can't come: that is what is wanted
+            both.wait(0.2)
+        return hold(pid)
+
+    monkeypatch.setattr(pidfd, "hold", held_up)
+    child = Child(spawn("sleep", "1000"))
+    at_once(child.fileno, child.fileno)  # the leak check of every test counts
+    child.send(signal.SIGKILL)
+    child.reap(block=True)
+
+
+def test_the_pidfd_is_not_closed_by_another_thread_before_the_signal_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = Child(spawn("sleep", "1000"))
+    seen = []
+    send = signal.pidfd_send_signal
+
+    def reaped_meanwhile(fd: int, signum: int) -> None:
+        send(fd, signal.SIGKILL)
+        thread = threading.Thread(target=child.reap, kwargs={"block": True})
+        thread.start()
+        thread.join(0.2)  # it can't end yet: that is what is wanted
+        seen.append(os.readlink(f"/proc/self/fd/{fd}"))
+        others.append(thread)
+        send(fd, signum)
+
+    others: list[threading.Thread] = []
+    monkeypatch.setattr(signal, "pidfd_send_signal", reaped_meanwhile)
+    child.send(signal.SIGTERM)
+    others[0].join()
+    assert seen == ["anon_inode:[pidfd]"]
+    assert child.reaped

@@ -13,9 +13,6 @@ from collections.abc import Callable
 LONGEST_POLL = (1 << 31) - 1  # milliseconds, the most that poll(2) can be told: 24 days
 
 
-_keeping = threading.RLock()  # held for a moment: of two threads that open a pidfd at once, one's is kept
-
-
 def unavailable_because() -> str | None:
     """Why processes can't be held by pidfds here; None where they can."""
     try:
@@ -68,13 +65,14 @@ class Child:
     From `reap()` on the number is never used again: it may be another child's by then.
     """
 
-    __slots__ = ("_fd", "_status", "pid", "reaped")
+    __slots__ = ("_fd", "_lock", "_status", "pid", "reaped")
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.reaped = False
         self._status: int | None = None
         self._fd: int | None = None
+        self._lock = threading.RLock()  # while _fd is opened, closed, or signalled through: a closed number is reused
 
     def exit_status(self, *, block: bool = False) -> int | None:
         """Its return code as `subprocess` counts (negative: signal), without reaping it; None while it runs.
@@ -107,27 +105,24 @@ class Child:
 
     def fileno(self) -> int:
         """Its pidfd: readable once it has ended. Raises ProcessLookupError when it is reaped already."""
-        if self._fd is None:
-            fd: int | None = None if self.reaped else hold(self.pid)
-            with _keeping:
-                # Unless somebody reaped it just before: then this may be anybody.
-                if fd is not None and self._fd is None and self.holds_its_number():
-                    self._fd, fd = fd, None
-            if fd is not None:
-                os.close(fd)
-            if self.reaped:  # meanwhile, by another thread
-                self.close()
-        kept = self._fd
-        if kept is None:
-            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-        return kept
+        with self._lock:
+            if self._fd is None:
+                if self.reaped:
+                    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+                fd = hold(self.pid)
+                if not self.holds_its_number():  # somebody reaped it just before: this may be anybody
+                    os.close(fd)
+                    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+                self._fd = fd
+            return self._fd
 
     def send(self, signum: int) -> None:
         """Signal it unless it has ended, or is another user's by now."""
         if self.has_ended():
             return
         try:
-            signal.pidfd_send_signal(self.fileno(), signum)
+            with self._lock:
+                signal.pidfd_send_signal(self.fileno(), signum)
         except ProcessLookupError:
             pass  # reaped by someone else meanwhile: ended, which is all we wanted to know
         except PermissionError:
@@ -158,18 +153,14 @@ class Child:
         if self.reaped:
             self.close()
 
-    def close(self, *, close: Callable[[int], None] = os.close) -> None:
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def _close(self, *, close: Callable[[int], None] = os.close) -> None:
         fd, self._fd = self._fd, None
         if fd is not None:
             close(fd)  # a default, for at the end of the interpreter `os` may be gone
 
     def __del__(self) -> None:
-        self.close()
-
-
-def _after_fork_in_child() -> None:
-    global _keeping
-    _keeping = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+        self._close()  # nobody else has it; and in a fork, the lock may be held by a thread that is not there
