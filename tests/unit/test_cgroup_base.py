@@ -102,7 +102,7 @@ def test_under_systemd_a_delegated_cgroup_is_taken(
 def test_inside_an_outer_allgone_the_cgroup_is_ours_to_divide(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "cgroup/allgone-7-abcd/1-worker").mkdir(parents=True)
     machine(own="0::/allgone-7-abcd/1-worker\n", systemd=True)
-    assert cgroup_base.find().how == "delegated"
+    assert cgroup_base.find().how == "nested"
 
 
 def test_a_container_whose_mount_shows_a_part_only(machine: Machine, tmp_path: Path) -> None:

@@ -20,13 +20,14 @@ EXAMPLES = [
     (errors.PlacementFailed(errno.EACCES, "Permission denied", "/sys/fs/cgroup/x", "do y"), OSError),
     (errors.NotReady("not ready in 3 s", "last\nlines"), TimeoutError),
     (errors.ExitedBeforeReady("it ended", 3, "last\nlines"), RuntimeError),
+    (errors.SystemdError("no such unit", "org.freedesktop.systemd1.NoSuchUnit"), RuntimeError),
     (errors.StopTimeout("these are alive: 7", frozenset({7})), TimeoutError),
 ]
 IDS = [type(error).__name__ for error, _ in EXAMPLES]
 
 
 def details(error: BaseException) -> dict[str, object]:
-    names = ("args", "errno", "strerror", "filename", "remedy", "reasons", "backend", "tail", "returncode", "survivors")
+    names = ("args", "errno", "strerror", "filename", "remedy", "reasons", "backend", "tail", "returncode", "survivors", "dbus_name")
     return {name: getattr(error, name) for name in names if hasattr(error, name)}
 
 
