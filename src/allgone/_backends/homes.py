@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import os
 import select
 import subprocess
@@ -92,7 +91,7 @@ class ScopeHome:
         self._lost = ""
         self._anchor: int | None = None
         self._lock: int | None = None
-        properties = systemd.check_properties(unit.properties)
+        properties = systemd.check_properties(unit.properties) if unit.properties else {}
         reader, self._anchor = fds.pipe()
         try:
             try:
@@ -146,7 +145,7 @@ class ScopeHome:
         try:
             return self._manager.state(self.unit) != "active"
         except SystemdError as e:  # then nobody can tell
-            logging.getLogger("allgone").debug("%s", e)
+            _debug(e)
             return False
 
     def let_go(self) -> None:
@@ -172,7 +171,13 @@ class NamedScopeHome(ScopeHome):
         try:
             self._manager.stop_unit(self.unit)
         except SystemdError as e:  # it is empty, and goes when systemd comes to itself: nothing that a caller can do
-            logging.getLogger("allgone").debug("%s", e)
+            _debug(e)
+
+
+def _debug(e: Exception) -> None:
+    import logging  # a few milliseconds, for what hardly ever happens
+
+    logging.getLogger("allgone").debug("%s", e)
 
 
 def _locked(folder: str) -> int:

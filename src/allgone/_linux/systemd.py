@@ -7,8 +7,8 @@ bus is needed and none can be in the way.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
-import re
 import select
 import socket
 import struct
@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
-from allgone._linux import systemd_values
 from allgone.errors import SystemdError
 
 ANSWER_WITHIN = 10.0  # seconds for a manager to do what it was asked, a daemon-reexec in between included
@@ -199,6 +198,8 @@ def check_properties(properties: Mapping[str, object]) -> dict[str, object]:
 
     Raises ValueError for a name that is not known and a value that makes no sense.
     """
+    from allgone._linux import systemd_values
+
     signatures = _signatures()
     return {
         name: systemd_values.converted(name, value, signatures.get(name.encode(), b""), signatures)
@@ -318,7 +319,7 @@ class _Connection:
 
     def version(self) -> int:
         text = self.property(_MANAGER[1], _MANAGER[2], b"Version")  # "252.39-1~deb12u1"
-        return int((re.match(r"\d+", text) or ["0"])[0])
+        return int("".join(itertools.takewhile(str.isdigit, text)) or 0)
 
     def start_scope(self, name: str, pid: int, properties: Mapping[str, object]) -> None:
         from pystemd.dbuslib import apply_signature
