@@ -234,7 +234,10 @@ class CgroupBackend:
     @property
     def base(self) -> str:
         """The cgroup directory that it works below."""
-        return self._base.folder if self._base.manager is None else self._own_home().folder
+        if self._base.manager is None:
+            return self._base.folder
+        with self._lock:
+            return self._own_home().folder
 
     @property
     def how(self) -> str:
@@ -244,7 +247,8 @@ class CgroupBackend:
     @property
     def moves_in(self) -> bool:
         """Whether systemd must move processes in, for they can't enter by themselves: no ``preexec_fn`` then."""
-        return self._own_home().admits()
+        with self._lock:
+            return self._own_home().admits()
 
     def create(self, name: str | None, executable: object, unit: Unit | None = None) -> CgroupContainment:
         if name is not None:
