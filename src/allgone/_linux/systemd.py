@@ -325,6 +325,7 @@ class _Connection:
         from pystemd.dbuslib import apply_signature
         from pystemd.systemd1.unit_signatures import signature_array
 
+        _signatures()  # completes its table
         # A call that fails leaks its message in pystemd 0.15, and with it the pidfd: so ask before, not by trying.
         fd = os.pidfd_open(pid) if self.version() >= _PIDFDS else None
         try:
