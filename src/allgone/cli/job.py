@@ -149,6 +149,8 @@ def _tell(job: Job, process: Popen, report: Report, because: str | None) -> None
         said = f"time-out after {shown(job.timeout)}: stopped {_names(stopped)}"
     else:
         said = f"stopped the command, for {because}: {_names(stopped)}"
+    if because is None and report.ended_from_outside:
+        said = f"ended from outside: {report.ended_from_outside}" + (f"; {said}" if said else "")
     alive = process.escapees() - spared
     if alive:
         said += ("; " if said else "") + f"could not stop {_names(processes.described(alive))}"
