@@ -75,7 +75,7 @@ def test_as_pid_1_of_a_container_it_exits_with_128_and_the_signal(allgone: Allgo
 
 def test_time_out_is_124(allgone: Allgone) -> None:
     assert status_of("timeout", "0.1", "sleep", "1000", cwd=Path("/")) == 124
-    done = allgone.run("sh", "-c", "sleep 1000 & sleep 1000", options=["--timeout", "100ms"])
+    done = allgone.run("sh", "-c", "sleep 1000 & wait", options=["--timeout", "100ms"])
     assert done.returncode == 124
     assert done.stderr.startswith("allgone: time-out after 100ms: stopped sh (pid ")
     assert done.stderr.count("\n") == 1

@@ -17,6 +17,7 @@ from support.supervisors import Supervisor, say
 from support.tiers import missing
 
 import allgone
+from allgone._linux.pidfd import Child
 
 PIDS_V1 = "/sys/fs/cgroup/pids"
 MORE_THAN_ENOUGH = 24
@@ -174,3 +175,15 @@ def test_with_a_full_pids_limit(backend: BackendUnderTest, pids_limit: str) -> N
         assert supervisor.lines.wait_for("room", "4") == "room 4 done"
         assert supervisor.lines.wait_for("filled") == r"filled b'full\n'"
         assert supervisor.lines.wait_for("stopped") == "stopped True 0"
+
+
+def test_wait_without_a_free_fd_waits_all_the_same(backend: BackendUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_fds_left(_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with backend.Popen(["sh", "-c", "read line; exit 3"], stdin=subprocess.PIPE) as process:
+        monkeypatch.setattr(Child, "own_pidfd", no_fds_left)
+        with pytest.raises(OSError, match="Too many open files"):
+            process.wait(1000)
+        process.stdin.close()
+        assert process.wait() == 3

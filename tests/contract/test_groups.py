@@ -35,7 +35,7 @@ def test_all_processes_of_a_group_and_what_they_started_are_stopped_together(
     with backend.group(policy=SOON) as group:
         one = group.Popen(command("forking_server"), stdout=writer)
         lines.wait_for("ready")
-        two = group.Popen(["sh", "-c", "sleep 1000 & echo two $$; wait"], stdout=writer)
+        two = group.Popen(["sh", "-c", "sleep 1000 & echo two $$; exec sleep 1000"], stdout=writer)
         lines.wait_for("two")
         assert {one.pid, two.pid} < group.members() == one.members() | two.members()
         assert len(one.members()) == 5

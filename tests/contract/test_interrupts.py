@@ -99,6 +99,35 @@ def test_a_burst_of_ctrl_c_leaves_nothing(backend: BackendUnderTest, where: obje
         assert supervisor.lines.are_over()
 
 
+def in_a_wait_with_a_timeout(options: dict, args: list[str]) -> None:
+    with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=20), **options) as process:
+        say("in the block")
+        process.wait(1000)
+
+
+# The main thread, which acts on it, is not woken then. The same happens to one that is about to wait.
+LEFT_TO_ANOTHER_THREAD = """
+then = say
+def say(*words):
+    if words == ("in the block",):
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    then(*words)
+"""
+
+
+@pytest.mark.parametrize(
+    "where", [at_the_end_of_the_body, in_run, in_a_wait_with_a_timeout], ids=lambda each: each.__name__
+)
+def test_ctrl_c_that_the_kernel_gives_to_another_thread_ends_the_wait(backend: BackendUnderTest, where: object) -> None:
+    with Supervisor(where, backend, HEEDS, before=LEFT_TO_ANOTHER_THREAD) as supervisor:
+        wait_until_up(supervisor)
+        supervisor.interrupt()
+        supervisor.lines.wait_for("leader", "SIGTERM")
+        assert supervisor.ends() == -signal.SIGINT
+        assert supervisor.lines.are_over()
+
+
 def catches_both(options: dict, args: list[str]) -> None:
     try:
         with allgone.Popen(args, policy=allgone.StopPolicy(timeout_stop=20), **options) as process:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 import threading
-import time
-from collections.abc import Callable
-
-LONGEST_POLL = (1 << 31) - 1  # milliseconds, the most that poll(2) can be told: 24 days
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 def unavailable_because() -> str | None:
@@ -128,20 +125,16 @@ class Child:
         except PermissionError:
             pass  # a setuid program: cgroup.kill reaches it all the same; without one the stop will name it
 
-    def wait(self, timeout: float) -> bool:
-        """Wait until it has ended, `timeout` seconds at most; whether it has."""
-        if self.has_ended():
-            return True
-        poller = select.poll()
+    @contextmanager
+    def own_pidfd(self) -> Iterator[int]:
+        """A pidfd that no other thread closes by reaping the child. Raises ProcessLookupError as `fileno()`."""
+        fd = hold(self.pid)
         try:
-            poller.register(self.fileno(), select.POLLIN)
-        except ProcessLookupError:
-            return True  # reaped by someone else just now
-        deadline = time.monotonic() + timeout
-        while not poller.poll(min(max(0.0, deadline - time.monotonic()) * 1000, LONGEST_POLL)):
-            if time.monotonic() >= deadline:
-                return False
-        return True
+            if not self.holds_its_number():  # somebody reaped it just before: this may be anybody
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            yield fd
+        finally:
+            os.close(fd)
 
     def reap(self, *, block: bool = False) -> None:
         """Let the kernel forget it, if it has ended (or when it has: `block`); its number is free from then on."""

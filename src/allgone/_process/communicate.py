@@ -39,7 +39,7 @@ class Exchange:
                 poller.register(fd, select.POLLIN)
             if self._stdin is not None:
                 poller.register(self._stdin.fileno(), select.POLLOUT)
-            ready = dict(poller.poll(driver.milliseconds_until(wait.deadline)))
+            ready = driver.poll(poller, wait.deadline)
             for fd in ready:
                 self._move(fd)
             if any(fd in ready for fd in wait.fds):

@@ -17,8 +17,10 @@ from allgone._core.containment import Backend, Containment, Leader
 from allgone._core.policy import StopPolicy
 from allgone._core.stop import Outcome, Steps, Stop, Wait
 from allgone._linux import fds
-from allgone._linux.pidfd import LONGEST_POLL
+from allgone._linux.pidfd import Child
 from allgone.errors import StopTimeout
+
+_LONGEST_POLL = (1 << 31) - 1  # milliseconds, the most that poll(2) can be told: 24 days
 
 # What this process has made and not yet removed, in order.
 _live: dict[Containment, None] = {}
@@ -81,14 +83,35 @@ def _kill(containment: Containment, leaders: Sequence[Leader], policy: StopPolic
 
 
 def wait_for(wait: Wait) -> None:
-    """Block until an fd is readable or the deadline has come."""
+    """Block until an fd is readable, a signal comes or the deadline has come."""
     poller = select.poll()
     for fd in wait.fds:
         poller.register(fd, select.POLLIN)
+    poll(poller, wait.deadline)
+
+
+def poll(poller: select.poll, deadline: float) -> dict[int, int]:
+    """The fds of `poller` that are ready, and their events; none when a signal comes or the deadline has come."""
     with _woken_by_signals() as woken:
-        if woken is not None:
-            poller.register(woken, select.POLLIN)
-        poller.poll(milliseconds_until(wait.deadline))
+        if woken is None:
+            return dict(poller.poll(milliseconds_until(deadline)))
+        poller.register(woken, select.POLLIN)
+        ready = dict(poller.poll(milliseconds_until(deadline)))
+        ready.pop(woken, None)
+        return ready
+
+
+def ends(child: Child, deadline: float) -> bool:
+    """Wait for it to end, until `deadline` at most; whether it has."""
+    while not child.has_ended():
+        if time.monotonic() >= deadline:
+            return False
+        try:
+            with child.own_pidfd() as fd:
+                wait_for(Wait((fd,), deadline))
+        except ProcessLookupError:
+            continue  # reaped by someone else just now
+    return True
 
 
 @contextmanager
@@ -124,7 +147,7 @@ def milliseconds_until(deadline: float) -> int | None:
     """From now to `deadline` (monotonic seconds), rounded up, for poll(); None for inf. Perhaps less: look again."""
     if deadline == math.inf:
         return None
-    return math.ceil(min(max(0.0, deadline - time.monotonic()) * 1000, LONGEST_POLL))
+    return math.ceil(min(max(0.0, deadline - time.monotonic()) * 1000, _LONGEST_POLL))
 
 
 @atexit.register

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -207,10 +209,19 @@ class Popen(subprocess.Popen[Any]):
     def wait(self, timeout: float | None = None) -> int:
         """As `subprocess.Popen.wait`: for the leader. Raises `subprocess.TimeoutExpired`."""
         if self.returncode is None and self._child is not None:
-            if timeout is not None and not self._child.wait(timeout):
-                raise subprocess.TimeoutExpired(self.args, timeout)
+            if not self._ends_within(timeout):
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
             self._notice_end(block=True)
         return super().wait(timeout)
+
+    def _ends_within(self, timeout: float | None) -> bool:
+        assert self._child is not None
+        try:
+            return driver.ends(self._child, math.inf if timeout is None else time.monotonic() + timeout)
+        except OSError as e:
+            if timeout is None and e.errno in (errno.EMFILE, errno.ENFILE):
+                return True  # no fds to wait with; waitid(2), which comes next, needs none
+            raise
 
     def _internal_poll(self, _deadstate: int | None = None) -> int | None:
         # The standard library calls this for a Popen that nobody holds any more: in __del__, and then whenever another
