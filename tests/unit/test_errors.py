@@ -27,7 +27,19 @@ IDS = [type(error).__name__ for error, _ in EXAMPLES]
 
 
 def details(error: BaseException) -> dict[str, object]:
-    names = ("args", "errno", "strerror", "filename", "remedy", "reasons", "backend", "tail", "returncode", "survivors", "dbus_name")
+    names = (
+        "args",
+        "errno",
+        "strerror",
+        "filename",
+        "remedy",
+        "reasons",
+        "backend",
+        "tail",
+        "returncode",
+        "survivors",
+        "dbus_name",
+    )
     return {name: getattr(error, name) for name in names if hasattr(error, name)}
 
 
