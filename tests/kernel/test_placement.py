@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import cgroups as tree
@@ -45,8 +46,8 @@ def started_in(folder: str, cgroups: CgroupBackend, monkeypatch: pytest.MonkeyPa
     """Start the command with a containment that is made to be that cgroup."""
     create = CgroupBackend.create
 
-    def create_there(self: CgroupBackend, name: str | None, executable: object) -> object:
-        made = create(self, name, executable)
+    def create_there(self: CgroupBackend, *words: Any) -> object:
+        made = create(self, *words)
         os.rmdir(made.where())
         self._forget(made.where())
         made._folder = folder

@@ -24,7 +24,7 @@ from allgone._linux import fds, launcher
 from allgone._linux.pidfd import Child
 from allgone._process import driver, reporting
 from allgone._process.communicate import Exchange
-from allgone._process.spawn_arguments import AlsoPass, argv_of, named, scope_of
+from allgone._process.spawn_arguments import argv_of, check_process_group, entered_first, named, passed, scope_of
 from allgone.errors import PlacementFailed, WrongProcess
 
 
@@ -120,11 +120,11 @@ class Popen(subprocess.Popen[Any]):
 
     def _start(self, command: Command, executable: object, options: dict[str, Any]) -> None:
         options = dict(options)
-        options["pass_fds"] = _passed(options, command)
+        options["pass_fds"] = passed(options, command)
         if options.get("preexec_fn") is not None:
-            options["preexec_fn"] = _entered_first(command, options["preexec_fn"])
+            options["preexec_fn"] = entered_first(command, options["preexec_fn"])
         if command.start_new_session:
-            _check_process_group(options)
+            check_process_group(options)
             options["start_new_session"] = True
         try:
             super().__init__(list(command.argv), executable=command.executable, **options)
@@ -376,29 +376,3 @@ def _launcher_not_executed(e: OSError, executable: object) -> OSError:
     )
     message = f"the launcher can't be executed: {e.strerror}"
     return PlacementFailed(e.errno or 0, message, launcher.program(), remedy)
-
-
-def _passed(options: dict[str, Any], command: Command) -> tuple[int, ...]:
-    """The value for pass_fds; may set cwd."""
-    users = tuple(options.get("pass_fds", ()))
-    if users or options.get("close_fds", True):
-        return (*users, *command.pass_fds)
-    if options.get("cwd") is None:
-        options["cwd"] = "."  # keeps subprocess from posix_spawn(), which would not look at pass_fds
-    return AlsoPass(command.pass_fds)
-
-
-def _entered_first(command: Command, preexec_fn: Any) -> Any:
-    if command.start_new_session and preexec_fn in (os.setsid, os.setpgrp):
-        return None  # the session is made anyway, and can't be made twice
-
-    def enter_then_call() -> None:
-        command.enter()
-        preexec_fn()
-
-    return enter_then_call
-
-
-def _check_process_group(options: dict[str, Any]) -> None:
-    if options.pop("process_group", None) not in (None, -1, 0):
-        raise ValueError("process_group= joins a group that exists; the process-group backend makes one of its own")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
+from allgone._core.command import Command
 from allgone._core.policy import StopPolicy
 from allgone._core.unit import Unit
 
@@ -75,3 +76,29 @@ class AlsoPass(tuple[int, ...]):
 
     def __bool__(self) -> bool:
         return False
+
+
+def passed(options: dict[str, Any], command: Command) -> tuple[int, ...]:
+    """The value for pass_fds; may set cwd."""
+    users = tuple(options.get("pass_fds", ()))
+    if users or options.get("close_fds", True):
+        return (*users, *command.pass_fds)
+    if options.get("cwd") is None:
+        options["cwd"] = "."  # keeps subprocess from posix_spawn(), which would not look at pass_fds
+    return AlsoPass(command.pass_fds)
+
+
+def entered_first(command: Command, preexec_fn: Any) -> Any:
+    if command.start_new_session and preexec_fn in (os.setsid, os.setpgrp):
+        return None  # the session is made anyway, and can't be made twice
+
+    def enter_then_call() -> None:
+        command.enter()
+        preexec_fn()
+
+    return enter_then_call
+
+
+def check_process_group(options: dict[str, Any]) -> None:
+    if options.pop("process_group", None) not in (None, -1, 0):
+        raise ValueError("process_group= joins a group that exists; the process-group backend makes one of its own")
