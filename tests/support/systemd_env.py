@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,10 @@ USER_DELEGATED = Place(
 )
 # As cron or a system service with User= would run it: a manager is there, and nobody has said where.
 USER_LINGERING = Place("user-lingering", ("--property", "User=bob"), user="bob")
+# Where a scope is asked for, as opposed to those with a delegated cgroup of their own.
+SCOPED = (ROOT_SERVICE, USER_SESSION, USER_SERVICE, USER_LINGERING)
+# What of these lets a child enter its cgroup without systemd's help.
+ENTERED = (ROOT_SERVICE, USER_SERVICE)
 PLACES = (ROOT_SERVICE, ROOT_DELEGATED, USER_SESSION, USER_SERVICE, USER_DELEGATED, USER_LINGERING)
 
 
@@ -110,7 +115,11 @@ class Environment:
 
     def run_python(self, code: str, *argv: str, **how: Any) -> subprocess.CompletedProcess[str]:
         """Run Python code there; allgone and all that it needs can be imported."""
-        return self.run(self.python, "-c", code, *argv, **how)
+        return self.run(self.python, "-c", textwrap.dedent(code), *argv, **how)
+
+    def start_python(self, code: str, *argv: str, **how: Any) -> subprocess.Popen[str]:
+        """Start Python code there, as `start` does."""
+        return self.start(self.python, "-c", textwrap.dedent(code), *argv, **how)
 
     def run_pytest(self, *argv: str, **how: Any) -> subprocess.CompletedProcess[str]:
         """Run tests of the checkout there."""

@@ -1,0 +1,155 @@
+"""systemd that is silent, absent or refuses: an error that says so, in bounded time, and nothing is left."""
+
+from __future__ import annotations
+
+import pytest
+from support.systemd_env import PLACES, ROOT_SERVICE, USER_SERVICE, USER_SESSION, Environment, Place
+
+BOTH = pytest.mark.parametrize("place", [ROOT_SERVICE, USER_SESSION], ids=str)
+
+
+def test_without_pystemd_the_error_says_how_to_get_it(environment: Environment) -> None:
+    code = """
+        import sys
+        sys.modules["pystemd.dbuslib"] = None
+        import allgone
+        for given in ({"backend": "cgroup"}, {"unit": "x.scope"}):
+            try:
+                allgone.Popen(["true"], **given)
+            except allgone.BackendUnavailable as e:
+                assert "libsystemd-dev" in str(e) and "allgone[systemd]" in str(e), e
+            else:
+                raise AssertionError("no error")
+        assert allgone.Popen(["true"]).backend == "process-group"
+    """
+    environment.run_python(code)
+
+
+def test_without_a_manager_the_error_says_how_a_user_gets_one(environment: Environment) -> None:
+    place = Place("user-without-manager", ("--property", "User=daemon"), user="daemon")
+    code = """
+        import allgone
+        for given in ({"backend": "cgroup"}, {"unit": "x.scope"}):
+            try:
+                allgone.Popen(["true"], **given)
+            except (allgone.BackendUnavailable, allgone.SystemdError) as e:
+                assert "enable-linger" in str(e), e
+            else:
+                raise AssertionError("no error")
+        assert allgone.Popen(["true"]).backend == "process-group"
+    """
+    environment.run_python(code, place=place)
+
+
+@pytest.mark.parametrize("place", [USER_SESSION, USER_SERVICE], ids=str)
+def test_a_silent_manager_is_an_error_after_a_while_and_nothing_was_run(environment: Environment, place: Place) -> None:
+    code = """
+        import allgone, os, signal, subprocess, tempfile, time
+        from allgone._linux import systemd
+        systemd.ANSWER_WITHIN = 0.5
+        before = allgone.Popen(["sleep", "1000"], backend="cgroup")
+        manager, = [int(pid) for pid in subprocess.check_output(["pgrep", "-u", str(os.getuid()), "-x", "systemd"]).split()]
+        held = os.pidfd_open(manager)
+        folder = tempfile.mkdtemp()
+        signal.pidfd_send_signal(held, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            try:
+                allgone.Popen(["touch", folder + "/ran"], unit="silent.scope")
+            except allgone.SystemdError as e:
+                assert e.dbus_name == "org.freedesktop.DBus.Error.NoReply", (e, e.dbus_name)
+            else:
+                raise AssertionError("no error")
+            try:
+                allgone.Popen(["sleep", "0"], backend="cgroup").wait()
+                print("entered")
+            except allgone.SystemdError as e:
+                assert e.dbus_name == "org.freedesktop.DBus.Error.NoReply", (e, e.dbus_name)
+                print("refused")
+            assert time.monotonic() - began < 20
+            report = before.stop()
+            assert report.returncode == -15, report
+        finally:
+            signal.pidfd_send_signal(held, signal.SIGCONT)
+        assert os.listdir(folder) == []
+        os.rmdir(folder)
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            pass
+        else:
+            raise AssertionError("a child is left")
+        assert allgone.run(["true"], unit="silent.scope").returncode == 0
+    """
+    out = environment.run_python(code, place=place, seconds=60).stdout
+    assert out == ("refused\n" if place is USER_SESSION else "entered\n")  # who enters by himself needs no manager
+
+
+@BOTH
+def test_a_job_that_fails_is_an_error_and_nothing_was_run(environment: Environment, place: Place) -> None:
+    code = """
+        import allgone, os, tempfile
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                allgone.Popen(["touch", folder + "/ran"], unit="unmet.scope", properties={"Requisite": ["missing.service"]})
+            except allgone.SystemdError as e:
+                print(e.dbus_name, e)
+            else:
+                raise AssertionError("no error")
+            assert os.listdir(folder) == []
+        assert allgone.run(["true"], unit="unmet.scope").returncode == 0
+    """
+    out = environment.run_python(code, place=place).stdout
+    assert "unmet.scope" in out or "missing.service" in out
+
+
+@BOTH
+def test_two_hundred_children_start_and_stop_while_systemd_re_executes_itself(
+    environment: Environment, place: Place
+) -> None:
+    code = """
+        import allgone, os, subprocess, sys, threading
+        user = ["--user"] if os.getuid() else []
+        done, rounds = threading.Event(), 0
+        def again():
+            global rounds
+            while not done.is_set():
+                rounds += subprocess.run(["systemctl", *user, "daemon-reexec"]).returncode == 0
+        thread = threading.Thread(target=again)
+        thread.start()
+        try:
+            for n in range(200):
+                with allgone.Popen(["sleep", "1000"], **({"unit": f"busy{n % 3}.scope"} if n % 4 == 0 else {"backend": "cgroup"})) as child:
+                    report = child.stop()
+                assert report.returncode == -15, report
+        finally:
+            done.set()
+            thread.join()
+        assert rounds > 3, rounds
+        print(rounds)
+    """
+    environment.run_python(code, place=place, seconds=120)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_nothing_stays_open_after_a_hundred_children(environment: Environment, place: Place) -> None:
+    code = """
+        import allgone, os
+        allgone.run(["true"], backend="cgroup")
+        before = sorted(os.listdir("/proc/self/fd"))
+        for _ in range(100):
+            allgone.run(["true"], backend="cgroup")
+        for _ in range(5):
+            allgone.run(["true"], unit="fds.scope")
+            try:
+                with allgone.Popen(["sleep", "1000"], unit="fds.scope") as taken:
+                    try:
+                        allgone.run(["true"], unit="fds.scope")
+                    finally:
+                        taken.stop()
+            except allgone.SystemdError:
+                pass
+        after = sorted(os.listdir("/proc/self/fd"))
+        assert after == before, (before, after)
+    """
+    environment.run_python(code, place=place)
