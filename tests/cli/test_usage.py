@@ -116,7 +116,10 @@ def test_run_imports_nothing_that_it_does_not_need() -> None:
 def test_doctor_tells_which_backend_is_taken_and_why(cgroup_base: str) -> None:
     done = run("doctor")
     assert (done.returncode, done.stderr) == (0, "")
-    assert f'"auto" takes: cgroup\n  because: cgroups can be made and entered below {cgroup_base}\n' in done.stdout
+    assert (
+        f'"auto" takes: cgroup\n  because: cgroups can be made and entered below {cgroup_base}: base= or ALLGONE_CGROUP names it\n'
+        in done.stdout
+    )
     for name in ("kernel", "pidfd", "cgroup2", "own cgroup", "cgroup.kill", "cgroup.freeze", "child subreaper",
                  "launcher", "systemd", "psutil", "pyroute2", "pystemd"):  # fmt: skip
         assert re.search(rf"^ (ok|no|--)  {re.escape(name)} ", done.stdout, re.MULTILINE), name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 
 
 def _status(pid: int) -> dict[str, str]:
@@ -71,3 +72,11 @@ def end(pid: int) -> None:
         pass  # was ended already
     finally:
         os.close(fd)
+
+
+def comes_within(path: os.PathLike[str], seconds: float) -> None:
+    """Wait for a file to be made in another mount namespace: there is no event for that."""
+    deadline = time.monotonic() + seconds
+    while not os.path.exists(path):
+        assert time.monotonic() < deadline, f"{path} has not come"
+        time.sleep(0.01)

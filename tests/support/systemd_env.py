@@ -126,6 +126,24 @@ class Environment:
         options = ("--cwd", str(CHECKOUT), *how.pop("options", ()))
         return self.run(self.python, "-m", "pytest", "-q", *argv, options=options, **how)
 
+    def start_beside(self, code: str, *argv: str) -> subprocess.Popen[str]:
+        """Start Python code beside PID 1: with no unit of its own, and no help from systemd."""
+        pipe = subprocess.PIPE
+        words = [
+            "env",
+            *(f"{k}={v}" for k, v in self.variables.items()),
+            self.python,
+            "-c",
+            textwrap.dedent(code),
+            *argv,
+        ]
+        return subprocess.Popen(
+            [SCRIPT, "sh", self.name, "--", *words], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        )
+
+    def uid(self, user: str) -> int:
+        return int(self.sh("id", "-u", user))
+
     def sh(self, *argv: str, check: bool = True) -> str:
         """What a command beside PID 1 prints: root, no unit of its own, no help from systemd."""
         done = systemd_env("sh", self.name, "--", *argv, stdin=subprocess.DEVNULL)

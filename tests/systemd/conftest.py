@@ -34,7 +34,7 @@ _SETTLE = 5.0  # seconds for systemd to tidy up after a unit or a login session 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "environment" in metafunc.fixturenames:
         slow = metafunc.config.getoption("--run-slow", default=False)
-        systems = ["machine", "debian-13"] if _CACHED.is_dir() or slow else ["machine"]
+        systems = ["machine", "debian-13"] if slow else ["machine"]
         metafunc.parametrize("environment", systems, indirect=True, scope="session")
 
 
@@ -42,6 +42,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def environment(request: pytest.FixtureRequest) -> Iterator[Environment]:
     """A booted systemd with the checkout, this interpreter, and the users alice and bob."""
     made = boot(f"test-{os.getpid()}", request.param)
+    yield made
+    made.down()
+
+
+@pytest.fixture
+def slow(request: pytest.FixtureRequest) -> None:
+    """For what takes minutes."""
+    if not request.config.getoption("--run-slow"):
+        pytest.skip("takes long: --run-slow")
+
+
+@pytest.fixture
+def shaken() -> Iterator[Environment]:
+    """One of a test's own, to do things to that systemd does not recover from."""
+    made = boot(f"test-{os.getpid()}-shaken", "machine")
     yield made
     made.down()
 

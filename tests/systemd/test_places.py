@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 from support.systemd_env import ROOT_SERVICE, USER_SESSION, Environment, Place
 
@@ -15,8 +17,6 @@ WHERE = """
 
 def where(environment: Environment, *before: str, place: Place = ROOT_SERVICE) -> tuple[str, str]:
     """The supervisor's own cgroup and its child's, for a supervisor that is started by the command `before`."""
-    import textwrap
-
     ran = environment.run(*before, environment.python, "-c", textwrap.dedent(WHERE), place=place)
     own, child = ran.stdout.split()[-2:]
     return own, child
@@ -49,16 +49,12 @@ def test_exec_stop_post_of_a_service_that_is_being_stopped(environment: Environm
 @pytest.mark.parametrize("program", ["su", "runuser"])
 def test_login_by_su_and_runuser(environment: Environment, program: str) -> None:
     """They open a PAM session, and with it a user manager is there; XDG_RUNTIME_DIR may or may not say so."""
-    script = "/tmp/where.py"
-    import textwrap
-
-    environment.run("tee", "/home/alice/where.py", input=textwrap.dedent(WHERE))
     path = environment.variables.get("PYTHONPATH", "")
     ran = environment.run(
         program, "-", "bob", "-c", f"PYTHONPATH={path} {environment.python} -", input=textwrap.dedent(WHERE)
     )
     own, child = ran.stdout.split()[-2:]
-    assert "/user@" in child, (own, child, script)
+    assert "/user@" in child, (own, child)
     assert ".scope/child" in child
 
 
@@ -96,7 +92,5 @@ def test_a_systemd_outside_of_the_container_is_not_asked(environment: Environmen
             print(e)
     """
     before = ("unshare", "--pid", "--mount-proc", "--fork", "--kill-child")
-    import textwrap
-
     ran = environment.run(*before, environment.python, "-c", textwrap.dedent(code))
     assert "outside this container" in ran.stdout

@@ -190,7 +190,12 @@ def scope_by_name(base: Base, unit: Unit) -> Home:
         raise _unavailable(Reason(f"the scope {unit.name}", "systemd does not run here", "leave out unit="))
     if why := systemd.pystemd_missing_because():
         raise _unavailable(Reason(f"the scope {unit.name}", f"pystemd can't be imported: {why}", systemd.PACKAGES))
-    return _entered(NamedScopeHome(base.manager or _manager(_own_path() or ""), unit, base.mount))
+    try:
+        return _entered(NamedScopeHome(base.manager or _manager(_own_path() or ""), unit, base.mount))
+    except SystemdError as e:
+        if e.dbus_name != systemd.NOT_THERE:
+            raise
+        raise scope_refused(e) from e
 
 
 def _entered(made: ScopeHome) -> Home:

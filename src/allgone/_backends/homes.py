@@ -22,6 +22,7 @@ from allgone.errors import PlacementFailed, SystemdError
 
 _OOM_POLICY_OF_SCOPES = 253  # the first systemd that has it
 _ANCHOR_ENDS_WITHIN = 1.0  # seconds
+_KILLED_WITH_IT = 0.05  # seconds from the end of a process to that of the anchor, which was sent SIGKILL before it
 
 
 class Home(Protocol):
@@ -134,7 +135,7 @@ class ScopeHome:
         if self._anchor is not None and not self._lost:
             poller = select.poll()
             poller.register(self._anchor, 0)
-            if poller.poll(0):  # POLLERR: nobody reads any more
+            if poller.poll(_KILLED_WITH_IT * 1000 if suspected else 0):  # POLLERR: nobody reads any more
                 self._lost = f"{self.unit} was stopped or killed"
             elif suspected and self._is_being_stopped():
                 self._lost = f"{self.unit} was stopped"

@@ -10,7 +10,6 @@ import errno
 import itertools
 import os
 import select
-import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +46,7 @@ _REMEDIES = {
     "org.freedesktop.systemd1.JobTimeout": "look at systemctl list-jobs",
 }
 _T = TypeVar("_T")
+_seen: set[str] = set()  # addresses where a manager has answered
 
 
 def is_running() -> bool:
@@ -105,8 +105,8 @@ class Manager:
                 remedy = _REMEDIES[UNIT_EXISTS]
                 raise SystemdError(f"unit {name} exists already, and is {state} ({remedy})", UNIT_EXISTS)
             if state in ("failed", "inactive"):
-                asked = True
-                connection.start_scope(name, pid, properties)
+                again, asked = asked, True
+                connection.start_scope(name, pid, properties, again=again)
             result = "done" if state == "active" else connection.result_of_job(name)
             if result != "done":
                 raise SystemdError(f"the job that starts {name}: {result}", "org.freedesktop.systemd1.JobFailed")
@@ -168,10 +168,15 @@ class Manager:
         while True:
             try:
                 with _connected(self.address, deadline) as connection:
+                    _seen.add(self.address)
                     return operation(connection)
             except _Disconnected as e:
                 if time.monotonic() + RETRY_AFTER >= deadline:
                     raise SystemdError(f"{self.address}: {e}", "org.freedesktop.DBus.Error.Disconnected") from e
+            except SystemdError as e:
+                # In a daemon-reexec the socket is removed, and made again.
+                if not (self.address in _seen and e.dbus_name == NOT_THERE) or time.monotonic() >= deadline:
+                    raise
             time.sleep(RETRY_AFTER)
 
 
@@ -321,7 +326,8 @@ class _Connection:
         text = self.property(_MANAGER[1], _MANAGER[2], b"Version")  # "252.39-1~deb12u1"
         return int("".join(itertools.takewhile(str.isdigit, text)) or 0)
 
-    def start_scope(self, name: str, pid: int, properties: Mapping[str, object]) -> None:
+    def start_scope(self, name: str, pid: int, properties: Mapping[str, object], *, again: bool) -> None:
+        """`again`: it was asked before, and the answer was lost, so the unit may be there with its job undone."""
         from pystemd.dbuslib import apply_signature
         from pystemd.systemd1.unit_signatures import signature_array
 
@@ -333,6 +339,10 @@ class _Connection:
             given = {key: _bytes(value) for key, value in (which | dict(properties)).items()}
             arguments = apply_signature(b"ss", [name.encode(), b"fail"]) + signature_array(given)
             self._call(b"StartTransientUnit", arguments + apply_signature(b"a(sa(sv))", [[]]))
+        except SystemdError as e:
+            if not (again and e.dbus_name == UNIT_EXISTS):
+                raise
+            self.call(b"StartUnit", b"ss", [name, "replace"])
         finally:
             if fd is not None:
                 os.close(fd)
@@ -368,6 +378,8 @@ def _path(unit: str) -> bytes:
 
 def _peer_pid(fd: int) -> int:
     """Who listens at the other end, as seen from our pid namespace: 0 if from outside."""
+    import socket  # a few milliseconds
+
     with socket.socket(fileno=os.dup(fd)) as copy:
         found = copy.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", found)[0])
