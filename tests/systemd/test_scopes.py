@@ -155,7 +155,7 @@ def test_a_daemon_is_stopped_with_its_leader(environment: Environment, place: Pl
         with allgone.Popen(["sh", "-c", script], backend="cgroup") as child:
             while len(child.members()) < 3: pass
             report = child.stop()
-        assert {each.name for each in report.members} == {"sh", "sleep"}, report
+        assert len(report.members) == 3, report
         assert not child.members() and not report.ended_from_outside, report
     """
     environment.run_python(code, place=place, seconds=20)
