@@ -131,6 +131,8 @@ class Environment:
         pipe = subprocess.PIPE
         words = [
             "env",
+            "-i",
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
             *(f"{k}={v}" for k, v in self.variables.items()),
             self.python,
             "-c",

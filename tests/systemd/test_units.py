@@ -9,7 +9,8 @@ SHOW = """
     import subprocess, os
     user = ["--user"] if os.getuid() else []
     def show(unit, names):
-        shown = subprocess.check_output(["systemctl", *user, "show", unit, "--property", names], text=True)
+        shown = subprocess.check_output(["systemctl", *user, "show", unit, "--property", names], text=True,
+            env={"XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}", **os.environ})
         return dict(line.split("=", 1) for line in shown.splitlines())
 """
 BOTH = pytest.mark.parametrize("place", [ROOT_SERVICE, USER_SESSION], ids=str)

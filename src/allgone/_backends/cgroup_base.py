@@ -130,7 +130,18 @@ def _delegated(folder: str) -> bool:
 def _scope(folder: str, mount: Mount, path: str) -> Base:
     if why := systemd.pystemd_missing_because():
         raise _unavailable(Reason(ASKING, f"pystemd can't be imported: {why}", systemd.PACKAGES))
-    return Base(folder, mount, "scope", _manager(path))
+    manager = _manager(path)
+    if os.geteuid() != 0 and os.access(folder + "/cgroup.procs", os.W_OK) and _says_delegated(manager):
+        return _writable(Base(folder, mount, "delegated"), f"the supervisor's own cgroup ({path})")
+    return Base(folder, mount, "scope", manager)
+
+
+def _says_delegated(manager: Manager) -> bool:
+    """Asked of the manager, for systemd 252's user managers don't mark the cgroup."""
+    try:
+        return manager.delegates_to(os.getpid())
+    except SystemdError:  # the request for a scope, which comes next, meets the same, and says so
+        return False
 
 
 def _manager(path: str) -> Manager:

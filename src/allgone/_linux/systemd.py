@@ -152,9 +152,24 @@ class Manager:
             kind = name.rpartition(".")[2].title()
             if kind not in ("Service", "Scope"):
                 return UnitState(name, state, "")
-            return UnitState(name, state, connection.property(path, f"{_SERVICE.decode()}.{kind}".encode(), b"Slice"))
+            return UnitState(name, state, connection.property(path, _interface(kind), b"Slice"))
 
         return self._ask(find)
+
+    def delegates_to(self, pid: int) -> bool:
+        """Whether the unit that a process belongs to has Delegate=yes."""
+
+        def ask(connection: _Connection) -> bool:
+            try:
+                path = connection.call(b"GetUnitByPID", b"u", [pid])
+            except SystemdError as e:
+                if e.dbus_name in (_NO_UNIT_FOR_PID, NO_SUCH_UNIT):
+                    return False
+                raise
+            kind = connection.property(path, _UNIT, b"Id").rpartition(".")[2].title()
+            return kind in ("Service", "Scope") and connection.flag(path, _interface(kind), b"Delegate")
+
+        return self._ask(ask)
 
     def state(self, name: str) -> str:
         """A unit's ActiveState; "inactive" where there is none of that name."""
@@ -319,6 +334,10 @@ class _Connection:
         with _errors(name.decode()):
             return _text(self._bus.get_property(_SERVICE, path, interface, name, b"s"))
 
+    def flag(self, path: bytes, interface: bytes, name: bytes) -> bool:
+        with _errors(name.decode()):
+            return bool(self._bus.get_property(_SERVICE, path, interface, name, b"b"))
+
     def state(self, unit: str) -> str:
         return self.property(_path(unit), _UNIT, b"ActiveState")
 
@@ -368,6 +387,10 @@ class _Connection:
         with _errors("reading"):
             while not self._bus.process().is_empty():
                 pass
+
+
+def _interface(kind: str) -> bytes:
+    return _SERVICE + b"." + kind.encode()
 
 
 def _path(unit: str) -> bytes:

@@ -47,7 +47,9 @@ def reported(
         escapees=_known(left_before | alive.keys(), seen),
         duration=time.monotonic() - began,
         ended_from_outside=containment.ended_from_outside(
-            suspected=returncode is not None and returncode < 0 and not outcome.sent
+            suspected=returncode is not None
+            and returncode < 0
+            and all(each.signum != -returncode for each in outcome.sent)
         ),
     )
     keep(report)
