@@ -17,13 +17,16 @@ from support.tiers import missing
 from docs import console, pages
 from docs.pages import Block
 
-# Pages for those who work on allgone, whose examples are commands that other tests run.
-FOR_DEVELOPERS = {"systemd-env.md": "it boots a systemd: tests/systemd"}
+# Pages whose examples other tests run.
+ELSEWHERE = {
+    "systemd-env.md": "it boots a systemd: tests/systemd",
+    "systemd.md": "it needs one: tests/systemd/test_docs.py",
+}
 
 BLOCKS = {
     page: [each for each in pages.blocks(page) if each.language != "text"]
     for page in pages.PAGES
-    if page.name not in FOR_DEVELOPERS
+    if page.name not in ELSEWHERE
 }
 
 # What a page shows and this test does not run, and why.

@@ -139,9 +139,10 @@ def _scope(folder: str, mount: Mount, path: str) -> Base:
 def _says_delegated(manager: Manager) -> bool:
     """Asked of the manager, for systemd 252's user managers don't mark the cgroup."""
     try:
-        return manager.delegates_to(os.getpid())
+        own = manager.unit_of(os.getpid())
     except SystemdError:  # the request for a scope, which comes next, meets the same, and says so
         return False
+    return own is not None and own.delegate
 
 
 def _manager(path: str) -> Manager:

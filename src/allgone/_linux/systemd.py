@@ -70,6 +70,7 @@ class UnitState(NamedTuple):
     name: str
     active_state: str  # "active", "activating", "deactivating", "inactive", "failed", …
     slice: str
+    delegate: bool
 
 
 class _Disconnected(Exception):
@@ -140,36 +141,7 @@ class Manager:
 
     def unit_of(self, pid: int) -> UnitState | None:
         """The unit that a process belongs to; None if it is none of this manager's."""
-
-        def find(connection: _Connection) -> UnitState | None:
-            try:
-                path = connection.call(b"GetUnitByPID", b"u", [pid])
-            except SystemdError as e:
-                if e.dbus_name in (_NO_UNIT_FOR_PID, NO_SUCH_UNIT):
-                    return None
-                raise
-            name, state = (connection.property(path, _UNIT, each) for each in (b"Id", b"ActiveState"))
-            kind = name.rpartition(".")[2].title()
-            if kind not in ("Service", "Scope"):
-                return UnitState(name, state, "")
-            return UnitState(name, state, connection.property(path, _interface(kind), b"Slice"))
-
-        return self._ask(find)
-
-    def delegates_to(self, pid: int) -> bool:
-        """Whether the unit that a process belongs to has Delegate=yes."""
-
-        def ask(connection: _Connection) -> bool:
-            try:
-                path = connection.call(b"GetUnitByPID", b"u", [pid])
-            except SystemdError as e:
-                if e.dbus_name in (_NO_UNIT_FOR_PID, NO_SUCH_UNIT):
-                    return False
-                raise
-            kind = connection.property(path, _UNIT, b"Id").rpartition(".")[2].title()
-            return kind in ("Service", "Scope") and connection.flag(path, _interface(kind), b"Delegate")
-
-        return self._ask(ask)
+        return self._ask(lambda connection: connection.unit_of(pid))
 
     def state(self, name: str) -> str:
         """A unit's ActiveState; "inactive" where there is none of that name."""
@@ -334,6 +306,20 @@ class _Connection:
         with _errors(name.decode()):
             return _text(self._bus.get_property(_SERVICE, path, interface, name, b"s"))
 
+    def unit_of(self, pid: int) -> UnitState | None:
+        try:
+            path = self.call(b"GetUnitByPID", b"u", [pid])
+        except SystemdError as e:
+            if e.dbus_name in (_NO_UNIT_FOR_PID, NO_SUCH_UNIT):
+                return None
+            raise
+        name, state = (self.property(path, _UNIT, each) for each in (b"Id", b"ActiveState"))
+        kind = name.rpartition(".")[2].title()
+        if kind not in ("Service", "Scope"):
+            return UnitState(name, state, "", False)
+        interface = _SERVICE + b"." + kind.encode()
+        return UnitState(name, state, self.property(path, interface, b"Slice"), self.flag(path, interface, b"Delegate"))
+
     def flag(self, path: bytes, interface: bytes, name: bytes) -> bool:
         with _errors(name.decode()):
             return bool(self._bus.get_property(_SERVICE, path, interface, name, b"b"))
@@ -387,10 +373,6 @@ class _Connection:
         with _errors("reading"):
             while not self._bus.process().is_empty():
                 pass
-
-
-def _interface(kind: str) -> bytes:
-    return _SERVICE + b"." + kind.encode()
 
 
 def _path(unit: str) -> bytes:
