@@ -145,15 +145,13 @@ def test_nothing_stays_open_after_a_hundred_children(environment: Environment, p
         for _ in range(100):
             allgone.run(["true"], backend="cgroup")
         for _ in range(5):
-            allgone.run(["true"], unit="fds.scope")
-            try:
-                with allgone.Popen(["sleep", "1000"], unit="fds.scope") as taken:
-                    try:
-                        allgone.run(["true"], unit="fds.scope")
-                    finally:
-                        taken.stop()
-            except allgone.SystemdError:
-                pass
+            with allgone.Popen(["sleep", "1000"], unit="fds.scope") as taken:
+                try:
+                    allgone.run(["true"], unit="fds.scope")
+                except allgone.SystemdError:
+                    taken.stop()
+                else:
+                    raise AssertionError("the name was in use")
         after = sorted(os.listdir("/proc/self/fd"))
         assert after == before, (before, after)
     """

@@ -93,7 +93,7 @@ def test_a_failed_unit_of_that_name_does_not_matter(environment: Environment, pl
         ({"properties": {"MemoryMacks": "1G"}}, "ValueError", "did you mean 'MemoryMax'"),
         ({"properties": {"MemoryMax": "1 elephant"}}, "ValueError", "1 elephant"),
         ({"properties": {"Delegate": True}}, "ValueError", "set by allgone"),
-        ({"properties": {"TasksMax": b"\xff"}}, "", ""),
+        ({"properties": {"TasksMax": b"\xff"}}, "TypeError", "must be a text or of type int"),
         ({"unit": "x.scope", "backend": "process-group"}, "Unsupported", "x.scope"),
     ],
 )

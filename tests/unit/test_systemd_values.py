@@ -64,6 +64,22 @@ def test_a_value_that_is_no_text_is_taken_as_it_is() -> None:
     assert converted("BindsTo", ["a.service"], b"as", ()) == ["a.service"]
 
 
+@pytest.mark.parametrize(
+    ("signature", "value", "error"),
+    [
+        (b"t", b"\xff", TypeError),
+        (b"t", True, TypeError),
+        (b"t", -1, ValueError),
+        (b"b", 1, TypeError),
+        (b"s", 1, TypeError),
+        (b"as", ("a.service",), TypeError),
+    ],
+)
+def test_a_value_of_another_type_is_named(signature: bytes, value: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="^property X="):
+        converted("X", value, signature, ())
+
+
 def test_an_unknown_name_is_an_error_with_a_guess() -> None:
     with pytest.raises(ValueError, match="did you mean 'MemoryMax'"):
         converted("MemoryMacks", "1G", b"", [b"MemoryMax", b"TasksMax"])

@@ -276,7 +276,7 @@ class CgroupBackend:
         name = name or made_up_name(executable, next(self._numbers))
         try:
             return CgroupContainment(name, f"{home.folder}/{name}", home, lambda _: self._leave_scope(home))
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: nobody else would close it before the exit
             self._leave_scope(home)
             raise
 

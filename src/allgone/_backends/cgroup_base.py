@@ -16,8 +16,8 @@ from allgone.errors import BackendUnavailable, Reason, SystemdError, Unsupported
 
 ASKING = "a scope from systemd"
 NO_USER_MANAGER = (
-    "loginctl enable-linger USER starts a manager for this user, and so does a login through ssh or machinectl shell; "
-    "su, sudo and cron don't"
+    "loginctl enable-linger USER starts a manager for this user, and so does a login session (pam_systemd(8)), "
+    "such as that of su -"
 )
 HOW = {
     "told": "base= or ALLGONE_CGROUP names it",
@@ -128,12 +128,16 @@ def _delegated(folder: str) -> bool:
 
 
 def _scope(folder: str, mount: Mount, path: str) -> Base:
-    if why := systemd.pystemd_missing_because():
-        raise _unavailable(Reason(ASKING, f"pystemd can't be imported: {why}", systemd.PACKAGES))
+    _need_pystemd(ASKING)
     manager = _manager(path)
     if os.geteuid() != 0 and os.access(folder + "/cgroup.procs", os.W_OK) and _says_delegated(manager):
         return _writable(Base(folder, mount, "delegated"), f"the supervisor's own cgroup ({path})")
     return Base(folder, mount, "scope", manager)
+
+
+def _need_pystemd(tried: str) -> None:
+    if why := systemd.pystemd_missing_because():
+        raise _unavailable(Reason(tried, f"pystemd can't be imported: {why}", systemd.PACKAGES))
 
 
 def _says_delegated(manager: Manager) -> bool:
@@ -200,8 +204,7 @@ def scope_by_name(base: Base, unit: Unit) -> Home:
         raise Unsupported(f"a scope of its own ({unit.name}) would be outside of the allgone that we run in")
     if not systemd.is_running():
         raise _unavailable(Reason(f"the scope {unit.name}", "systemd does not run here", "leave out unit="))
-    if why := systemd.pystemd_missing_because():
-        raise _unavailable(Reason(f"the scope {unit.name}", f"pystemd can't be imported: {why}", systemd.PACKAGES))
+    _need_pystemd(f"the scope {unit.name}")
     try:
         return _entered(NamedScopeHome(base.manager or _manager(_own_path() or ""), unit, base.mount))
     except SystemdError as e:
@@ -218,7 +221,7 @@ def _entered(made: ScopeHome) -> Home:
             made.must_admit()
         elif code:
             raise not_entered(made.folder, code)
-    except BaseException:
+    except BaseException:  # Ctrl-C as well: its anchor would keep the scope
         made.close()
         raise
     return made

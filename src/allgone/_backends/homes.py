@@ -105,7 +105,7 @@ class ScopeHome:
             os.mkdir(self.folder + "/guard")
             cgroupfs.write(self.folder + "/guard/cgroup.procs", str(pid).encode())
             self._lock = _locked(self.folder)
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: the anchor would keep the scope
             self.let_go()
             raise
 
@@ -135,10 +135,11 @@ class ScopeHome:
         if self._anchor is not None and not self._lost:
             poller = select.poll()
             poller.register(self._anchor, 0)
-            if poller.poll(_KILLED_WITH_IT * 1000 if suspected else 0):  # POLLERR: nobody reads any more
-                self._lost = f"{self.unit} was stopped or killed"
-            elif suspected and self._is_being_stopped():
+            if suspected and self._is_being_stopped():
                 self._lost = f"{self.unit} was stopped"
+            # POLLERR: nobody reads any more. cgroup.kill and systemctl kill have sent the anchor its signal by now.
+            elif poller.poll(_KILLED_WITH_IT * 1000 if suspected else 0):
+                self._lost = f"{self.unit} was stopped or killed"
         return self._lost
 
     def _is_being_stopped(self) -> bool:

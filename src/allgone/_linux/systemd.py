@@ -131,10 +131,6 @@ class Manager:
         """KillUnit: a signal to all processes of the unit."""
         self._call(b"KillUnit", b"ssi", [name, "all", signum])
 
-    def thaw_unit(self, name: str) -> None:
-        """ThawUnit: undo `systemctl freeze`."""
-        self._call(b"ThawUnit", b"s", [name])
-
     def reset_failed(self, name: str) -> None:
         """ResetFailedUnit: forget that it failed."""
         self._call(b"ResetFailedUnit", b"s", [name])

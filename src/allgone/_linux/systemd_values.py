@@ -16,6 +16,7 @@ _SPANS = {
 }  # fmt: skip
 _INFINITY = (1 << 64) - 1
 _BOOLEANS = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
+_TYPES: dict[object, type] = {b"b": bool, b"t": int, b"u": int, b"i": int, b"s": str, b"as": list}
 _OURS = {"PIDs", "PIDFDs", "Delegate", "CollectMode", "ControlGroup"}
 
 
@@ -27,11 +28,20 @@ def converted(name: str, value: object, signature: object, known: Collection[byt
         near = difflib.get_close_matches(name, [each.decode() for each in known], n=1)
         raise ValueError(f"unknown property {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     if not isinstance(value, str):
-        return value
+        return _checked(name, value, signature)
     try:
         return _from_text(name, value.strip(), signature)
     except (KeyError, ValueError):
         raise ValueError(f"property {name}={value!r}: not a value of this property") from None
+
+
+def _checked(name: str, value: object, signature: object) -> object:
+    wanted = _TYPES.get(signature)
+    if wanted is not None and (not isinstance(value, wanted) or (wanted is int and isinstance(value, bool))):
+        raise TypeError(f"property {name}={value!r}: must be a text or of type {wanted.__name__}")
+    if signature in (b"t", b"u") and isinstance(value, int) and value < 0:
+        raise ValueError(f"property {name}={value!r}: can't be negative")
+    return value
 
 
 def _from_text(name: str, text: str, signature: object) -> object:
