@@ -155,7 +155,7 @@ class FakeContainment:
         return FakeWatch(self)
 
     def ended_from_outside(self, *, suspected: bool) -> str:
-        return ""
+        return "somebody" if suspected else ""
 
     def remove(self) -> bool:
         if self.alive():
@@ -235,7 +235,11 @@ class FakeStarted:
     def stop(self, policy: allgone.StopPolicy | None = None) -> allgone.Report:
         if self.report is None or not self.containment.gone:
             return reporting.reported(
-                self.containment, lambda: self._carry_out(policy or self.policy), self._returncode, self._keep
+                self.containment,
+                [self.leader],
+                lambda: self._carry_out(policy or self.policy),
+                self._returncode,
+                self._keep,
             )
         return self.report
 

@@ -43,6 +43,7 @@ _REMEDIES = {
     UNIT_EXISTS: "stop the unit of that name, or choose another name",
     "org.freedesktop.DBus.Error.AccessDenied": "run as root, or without sudo as the user whose manager it is",
     "org.freedesktop.systemd1.TransactionIsDestructive": "the machine or the supervisor's unit is being stopped",
+    NO_SUCH_UNIT: "somebody stopped it just now; the next child gets a new one",
     "org.freedesktop.systemd1.JobTimeout": "look at systemctl list-jobs",
 }
 _T = TypeVar("_T")

@@ -101,7 +101,7 @@ class Group:
             leaders = [leader for process in self._processes for leader in process._leaders()]
             policy = policy_or(policy, self._policy)
             stop = functools.partial(driver.stop, self._containment, leaders, policy)
-            return reporting.reported(self._containment, stop, self._settled, self._keep)
+            return reporting.reported(self._containment, leaders, stop, self._settled, self._keep)
         return self._report
 
     def _keep(self, report: Report) -> None:

@@ -289,8 +289,9 @@ class Popen(subprocess.Popen[Any]):
         if self._report is None or not self._containment.gone:  # kill_mode="process" can have left some
             self._check_owner()
             policy = _checked_policy(policy) or self._policy
-            stop = functools.partial(driver.stop, self._containment, self._leaders(), policy, carry_out)
-            return reporting.reported(self._containment, stop, self._settled, self._keep)
+            leaders = self._leaders()
+            stop = functools.partial(driver.stop, self._containment, leaders, policy, carry_out)
+            return reporting.reported(self._containment, leaders, stop, self._settled, self._keep)
         return self._report
 
     def _keep(self, report: Report) -> None:

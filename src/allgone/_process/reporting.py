@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
-from allgone._core.containment import Containment
+from allgone._core.containment import Containment, Leader
 from allgone._core.report import Process, Report
 from allgone._core.stop import Outcome
 from allgone._linux import processes
@@ -18,6 +18,7 @@ _LOOKS = 20  # at an escapee that hops from process to process
 
 def reported(
     containment: Containment,
+    leaders: Sequence[Leader],
     stop: Callable[[], Outcome],
     settle: Callable[[], int | None],
     keep: Callable[[Report], None],
@@ -28,6 +29,7 @@ def reported(
     """
     began = time.monotonic()
     gone = containment.gone
+    ended_before = all(leader.has_ended() for leader in leaders)
     left_before = frozenset() if gone else containment.escapees()
     seen = {p.pid: p for p in (*processes.named(containment.members()), *processes.described(left_before))}
     members = tuple(p for pid, p in seen.items() if pid not in left_before)
@@ -49,7 +51,7 @@ def reported(
         ended_from_outside=containment.ended_from_outside(
             suspected=returncode is not None
             and returncode < 0
-            and all(each.signum != -returncode for each in outcome.sent)
+            and (ended_before or all(each.signum != -returncode for each in outcome.sent))
         ),
     )
     keep(report)
