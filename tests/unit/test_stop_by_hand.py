@@ -155,12 +155,14 @@ def test_a_leader_killed_by_others_is_told_from_one_that_we_ended() -> None:
     child = deaf("leader")
     with FakeStarted(child, StopPolicy(timeout_stop=1.0)) as started:
         started.stop()
-        assert started.report is not None and started.report.returncode == -signal.SIGKILL
+        assert started.report is not None
+        assert started.report.returncode == -signal.SIGKILL
         assert started.report.ended_from_outside == ""
     # The same signal, but it had ended before the stop, which sends it to the one that is left.
     both = Actor("leader", (deaf("left"),))
     with FakeStarted(both, StopPolicy(timeout_stop=1.0)) as started:
         started["leader"].returncode = -signal.SIGKILL
         started.stop()
-        assert started.report is not None and [each.signum for each in started.report.sent][-1] == signal.SIGKILL
+        assert started.report is not None
+        assert [each.signum for each in started.report.sent][-1] == signal.SIGKILL
         assert started.report.ended_from_outside == "somebody"

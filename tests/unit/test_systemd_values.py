@@ -76,7 +76,7 @@ def test_a_value_that_is_no_text_is_taken_as_it_is() -> None:
     ],
 )
 def test_a_value_of_another_type_is_named(signature: bytes, value: object, error: type[Exception]) -> None:
-    with pytest.raises(error, match="^property X="):
+    with pytest.raises(error, match=r"^property X="):
         converted("X", value, signature, ())
 
 
