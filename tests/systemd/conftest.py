@@ -20,7 +20,8 @@ from support.tiers import missing
 _SUITE = "trixie"
 _CACHED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "allgone/debian-13"
 _PACKAGES = (
-    "python3 python3-pytest python3-pytest-timeout python3-psutil python3-pyroute2 python3-click python3-pystemd"
+    "python3 python3-pytest python3-pytest-timeout python3-psutil python3-pyroute2 python3-click python3-pystemd "
+    "sudo openssh-server openssh-client systemd-container"
 )
 
 # What systemd itself starts when it is first needed, and keeps.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from support.systemd_env import PLACES, ROOT_SERVICE, USER_SERVICE, USER_SESSION, Environment, Place
+from support.systemd_env import CHECKOUT, PLACES, ROOT_SERVICE, USER_SERVICE, USER_SESSION, Environment, Place
 
+PROXY = CHECKOUT / "tests/programs/lossy_proxy.py"
 BOTH = pytest.mark.parametrize("place", [ROOT_SERVICE, USER_SESSION], ids=str)
 
 
@@ -99,6 +100,44 @@ def test_a_job_that_fails_is_an_error_and_nothing_was_run(environment: Environme
     """
     out = environment.run_python(code, place=place).stdout
     assert "unmet.scope" in out or "missing.service" in out
+
+
+@BOTH
+@pytest.mark.parametrize("unit", [None, "lossy.scope"], ids=["anonymous", "named"])
+@pytest.mark.parametrize("lost", ["request", "answer", "manager"])
+def test_a_connection_that_breaks_when_a_scope_was_asked_for(
+    environment: Environment, place: Place, lost: str, unit: str | None
+) -> None:
+    """It is asked again what came of it; where nobody answers any more, that is an error, and nothing is left."""
+    code = """
+        import allgone, os, subprocess, sys, tempfile
+        from allgone._linux import systemd
+        proxy, lost, *unit = sys.argv[1:]
+        given = {"unit": unit[0]} if unit else {"backend": "cgroup"}
+        systemd.ANSWER_WITHIN = 2
+        folder = tempfile.mkdtemp()
+        ours, real = folder + "/manager", systemd.manager_of_user(os.getuid()) if os.getuid() else systemd.SYSTEM
+        children = lambda: set(open(f"/proc/self/task/{os.getpid()}/children").read().split())
+        with subprocess.Popen([sys.executable, proxy, ours, real.address, lost], stdout=subprocess.PIPE) as between:
+            try:
+                between.stdout.readline()
+                systemd.SYSTEM = systemd.Manager(ours)
+                systemd.manager_of_user = lambda uid: systemd.Manager(ours)
+                before = children()
+                ran = allgone.run(["touch", folder + "/ran"], **given)
+                assert os.path.exists(folder + "/ran") and lost != "manager"
+            except allgone.BackendUnavailable as e:
+                assert not os.path.exists(folder + "/ran") and lost == "manager", e
+                assert ours in str(e), e
+            finally:
+                between.terminate()
+            assert children() <= before, (children(), before)
+        print("as it should be")
+    """
+    arguments = [unit] if unit else []
+    assert "as it should be" in environment.run_python(code, str(PROXY), lost, *arguments, place=place).stdout
+    again = "import allgone, sys; allgone.run(['true'], backend='cgroup', unit=(sys.argv[1:] or [None])[0], check=True)"
+    environment.run_python(again, *arguments, place=place)
 
 
 @BOTH

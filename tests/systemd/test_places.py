@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 
-import pytest
 from support.systemd_env import ROOT_SERVICE, USER_SESSION, Environment, Place
 
 WHERE = """
@@ -44,18 +43,6 @@ def test_exec_stop_post_of_a_service_that_is_being_stopped(environment: Environm
     environment.run("systemd-run", "--quiet", "--wait", "--collect", "--setenv=PYTHONPATH=" + environment.variables.get("PYTHONPATH", ""),
         "--property=ExecStopPost=/bin/sh /run/stop-post.sh", "true")  # fmt: skip
     assert environment.run("cat", "/run/stop-post").stdout.split() == ["cleaned"]
-
-
-@pytest.mark.parametrize("program", ["su", "runuser"])
-def test_login_by_su_and_runuser(environment: Environment, program: str) -> None:
-    """They open a PAM session, and with it a user manager is there; XDG_RUNTIME_DIR may or may not say so."""
-    path = environment.variables.get("PYTHONPATH", "")
-    ran = environment.run(
-        program, "-", "bob", "-c", f"PYTHONPATH={path} {environment.python} -", input=textwrap.dedent(WHERE)
-    )
-    own, child = ran.stdout.split()[-2:]
-    assert "/user@" in child, (own, child)
-    assert ".scope/child" in child
 
 
 def test_xdg_runtime_dir_of_somebody_else_is_not_followed(environment: Environment) -> None:
