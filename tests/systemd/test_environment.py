@@ -34,6 +34,12 @@ def test_only_cgroup_v2_is_mounted(environment: Environment) -> None:
     assert kinds == "cgroup2 /sys/fs/cgroup\n"
 
 
+def test_a_command_that_reloads_systemd_has_its_status(environment: Environment) -> None:
+    for status in (0, 3):
+        ran = environment.run("sh", "-c", f"systemctl daemon-reload; exit {status}", check=False)
+        assert (ran.returncode, ran.stderr) == (status, "")
+
+
 def test_a_command_runs_in_a_service_of_its_own(environment: Environment) -> None:
     own = environment.run("sed", "-n", "s/^0:://p", "/proc/self/cgroup", options=("--unit", "mine.service")).stdout
     assert own == "/system.slice/mine.service\n"
