@@ -124,7 +124,8 @@ def test_ctrl_c_that_the_kernel_gives_to_another_thread_ends_the_wait(backend: B
         wait_until_up(supervisor)
         supervisor.interrupt()
         supervisor.lines.wait_for("leader", "SIGTERM")
-        assert supervisor.ends() == -signal.SIGINT
+        # CPython ends itself with kill(2), which the other thread gets, and with exit(130) right behind it.
+        assert supervisor.ends() in (-signal.SIGINT, 128 + signal.SIGINT)
         assert supervisor.lines.are_over()
 
 

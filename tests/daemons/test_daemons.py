@@ -50,8 +50,9 @@ def server(request: pytest.FixtureRequest, folder: Path) -> Server:
 
 
 def orphans() -> set[int]:
-    """Live processes that were left to the init of the test run."""
-    return {pid for pid in init.children(init.pid or 1) if pid != os.getpid() and procfs.is_alive(pid)}
+    """Live processes that were left to the init of the test run, but for the first process of our scope."""
+    left = {pid for pid in init.children(init.pid or 1) if pid != os.getpid() and procfs.is_alive(pid)}
+    return {pid for pid in left if not procfs.cgroup(pid).endswith(".scope/guard")}
 
 
 def end_orphans() -> set[int]:

@@ -27,6 +27,15 @@ def is_alive(pid: int) -> bool:
     return bool(found) and (found["State"][0] not in "ZX" or int(found["Threads"]) > 1)
 
 
+def cgroup(pid: int) -> str:
+    """The path of its cgroup v2; "" if it is gone."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as f:
+            return next((line[3:].rstrip("\n") for line in f if line.startswith("0::")), "")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def is_unreaped_child(pid: int) -> bool:
     """Whether it is a child of this process that has ended and was not waited for."""
     return state(pid) == "Z" and int(_status(pid).get("PPid", "0")) == os.getpid()

@@ -30,8 +30,9 @@ def test_nested_allgone_stays_inside_the_outer_ones_containment(environment: Env
 
 
 def test_oneshot_service_whose_start_ends_when_the_supervisor_does(environment: Environment) -> None:
-    before = ("systemd-run", "--quiet", "--pipe", "--wait", "--service-type=oneshot", "--collect", "--")
-    own, child = where(environment, *before)
+    before = ("systemd-run", "--quiet", "--pipe", "--wait", "--service-type=oneshot", "--collect")
+    path = f"--setenv=PYTHONPATH={environment.variables.get('PYTHONPATH', '')}"
+    own, child = where(environment, *before, path, "--")
     assert ".scope/" in child
     assert own.endswith(".service")
 

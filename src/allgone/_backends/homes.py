@@ -157,6 +157,7 @@ class ScopeHome:
         self._anchor = self._lock = None
 
     def close(self) -> None:
+        cgroupfs.thaw(self.folder)  # or else the anchor could not end, if systemctl has frozen the scope
         self.let_go()  # the anchor ends by that, and when the last process is gone systemd removes the scope
 
 

@@ -144,12 +144,19 @@ def _launcher() -> Finding:
     return Finding("launcher", False, kind, says, remedy)
 
 
-def _package(name: str) -> Finding:
+def version(name: str) -> str | None:
+    """Of an installed package; None if it is not, as for a source tree in PYTHONPATH."""
     try:
-        version = metadata.version(name)
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
+        return None
+
+
+def _package(name: str) -> Finding:
+    found = version(name)
+    if found is None:
         return Finding(name, False, None, "not installed", f"pip install {name}")
-    return Finding(name, True, version, version)
+    return Finding(name, True, found, found)
 
 
 def _pystemd() -> Finding:

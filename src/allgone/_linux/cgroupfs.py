@@ -195,10 +195,11 @@ def thaw_all(folder: str) -> None:
     """Thaw the cgroup and whatever was frozen separately below it."""
     with below(folder) as folders:
         for each in folders:
-            _thaw(each)
+            thaw(each)
 
 
-def _thaw(folder: str) -> None:
+def thaw(folder: str) -> None:
+    """Undo a freeze, if there is one; nothing happens where the cgroup is gone."""
     try:
         if read(folder + "/cgroup.freeze").strip() == b"1":
             freeze(folder, False)

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 from dataclasses import asdict
-from importlib import metadata
 
 import click
 
@@ -20,7 +19,7 @@ def run(*, as_json: bool) -> int:
     choice, findings = inspect.auto(), inspect.findings()
     if as_json:
         facts = {
-            "allgone": metadata.version("allgone"),
+            "allgone": inspect.version("allgone"),
             "python": platform.python_version(),
             "auto": asdict(choice),
             "findings": [asdict(each) for each in findings],
@@ -32,7 +31,7 @@ def run(*, as_json: bool) -> int:
 
 
 def _print(choice: inspect.Choice, findings: list[inspect.Finding]) -> None:
-    click.echo(f"allgone {metadata.version('allgone')}, Python {platform.python_version()}\n")
+    click.echo(f"allgone {inspect.version('allgone') or '(not installed)'}, Python {platform.python_version()}\n")
     click.echo(f'"auto" takes: {choice.backend or "nothing"}')
     click.echo(f"  because: {choice.why}")
     if told := os.environ.get("ALLGONE_BACKEND"):
