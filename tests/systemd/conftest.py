@@ -21,7 +21,8 @@ _SUITE = "trixie"
 _CACHED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "allgone/debian-13"
 _PACKAGES = (
     "python3 python3-pytest python3-pytest-timeout python3-psutil python3-pyroute2 python3-click python3-pystemd "
-    "sudo openssh-server openssh-client systemd-container"
+    "sudo openssh-server openssh-client systemd-container "
+    "python3-gunicorn nginx-light redis-server postgresql tmux"
 )
 
 # What systemd itself starts when it is first needed, and keeps.
