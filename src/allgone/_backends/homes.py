@@ -17,7 +17,7 @@ from allgone._core.containment import Leader
 from allgone._core.unit import Unit
 from allgone._linux import cgroupfs, fds, launcher, systemd
 from allgone._linux.cgroupfs import Mount
-from allgone._linux.systemd import Manager
+from allgone._linux.systemd import Manager, UnitState
 from allgone.errors import PlacementFailed, SystemdError
 
 _OOM_POLICY_OF_SCOPES = 253  # the first systemd that has it
@@ -100,7 +100,7 @@ class ScopeHome:
             finally:
                 os.close(reader)
             self.folder = self._directory_of(
-                manager.start_scope(unit.name, pid, {**_properties(manager, unit), **properties}), pid
+                manager.start_scope(unit.name, pid, lambda *of: {**_properties(unit, *of), **properties}), pid
             )
             os.mkdir(self.folder + "/guard")
             cgroupfs.write(self.folder + "/guard/cgroup.procs", str(pid).encode())
@@ -213,24 +213,23 @@ def _start_anchor(reader: int) -> int:
     return pid
 
 
-def _properties(manager: Manager, unit: Unit) -> dict[str, object]:
+def _properties(unit: Unit, own: UnitState | None, version: int) -> dict[str, object]:
     given: Mapping[str, object] = {"Slice": unit.slice} if unit.slice else {}
     properties: dict[str, object] = {
         "Description": unit.description or f"allgone: what process {os.getpid()} started",
         "TimeoutStopUSec": 10_000_000,
-        **_bound_to_our_unit(manager),
+        **_bound_to(own),
         **given,
         "Delegate": True,
         "CollectMode": "inactive-or-failed",
     }
-    if manager.version() >= _OOM_POLICY_OF_SCOPES:  # one that is killed is no reason to stop the others
+    if version >= _OOM_POLICY_OF_SCOPES:  # one that is killed is no reason to stop the others
         properties["OOMPolicy"] = "continue"
     return properties
 
 
-def _bound_to_our_unit(manager: Manager) -> dict[str, object]:
+def _bound_to(own: UnitState | None) -> dict[str, object]:
     """So that whoever stops our unit stops this, and so does its crash. In the same slice, so that its limits hold."""
-    own = manager.unit_of(os.getpid())
     if own is None or own.name == "init.scope":
         return {}
     bound: dict[str, object] = {}

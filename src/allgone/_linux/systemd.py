@@ -74,6 +74,9 @@ class UnitState(NamedTuple):
     delegate: bool
 
 
+Properties = Callable[[UnitState | None, int], Mapping[str, object]]  # from our own unit, and the manager's version
+
+
 class _Disconnected(Exception):
     """The manager went away in the middle, as in a daemon-reexec."""
 
@@ -91,14 +94,14 @@ class Manager:
     def __str__(self) -> str:
         return self.address
 
-    def start_scope(self, name: str, pid: int, properties: Mapping[str, object]) -> str:
+    def start_scope(self, name: str, pid: int, properties: Properties) -> str:
         """StartTransientUnit for a scope with the process `pid` in it; returns its ControlGroup.
 
         Waits for the job. Should the manager re-execute itself in between, it is asked what came of it.
         """
         asked = False
 
-        def start(connection: _Connection) -> str:
+        def start(connection: _Connection) -> str:  # all in one conversation: a connection takes 1 to 2 ms
             nonlocal asked
             state = connection.state(name)
             if state == "failed":  # kept only to be looked at
@@ -108,17 +111,15 @@ class Manager:
                 raise SystemdError(f"unit {name} exists already, and is {state} ({remedy})", UNIT_EXISTS)
             if state in ("failed", "inactive"):
                 again, asked = asked, True
-                connection.start_scope(name, pid, properties, again=again)
+                version = connection.version()
+                given = properties(connection.unit_of(os.getpid()), version)
+                connection.start_scope(name, pid, given, version, again=again)
             result = "done" if state == "active" else connection.result_of_job(name)
             if result != "done":
                 raise SystemdError(f"the job that starts {name}: {result}", "org.freedesktop.systemd1.JobFailed")
             return connection.property(_path(name), b"org.freedesktop.systemd1.Scope", b"ControlGroup")
 
         return self._ask(start)
-
-    def version(self) -> int:
-        """The manager's, as a number."""
-        return self._ask(_Connection.version)
 
     def attach(self, unit: str, subgroup: str, pid: int) -> None:
         """AttachProcessesToUnit: have the manager move `pid` to a cgroup below that of `unit`."""
@@ -328,14 +329,14 @@ class _Connection:
         text = self.property(_MANAGER[1], _MANAGER[2], b"Version")  # "252.39-1~deb12u1"
         return int("".join(itertools.takewhile(str.isdigit, text)) or 0)
 
-    def start_scope(self, name: str, pid: int, properties: Mapping[str, object], *, again: bool) -> None:
+    def start_scope(self, name: str, pid: int, properties: Mapping[str, object], version: int, *, again: bool) -> None:
         """`again`: it was asked before, and the answer was lost, so the unit may be there with its job undone."""
         from pystemd.dbuslib import apply_signature
         from pystemd.systemd1.unit_signatures import signature_array
 
         _signatures()  # completes its table
         # A call that fails leaks its message in pystemd 0.15, and with it the pidfd: so ask before, not by trying.
-        fd = os.pidfd_open(pid) if self.version() >= _PIDFDS else None
+        fd = os.pidfd_open(pid) if version >= _PIDFDS else None
         try:
             which: dict[str, object] = {"PIDs": [pid]} if fd is None else {"PIDFDs": [fd]}
             given = {key: _bytes(value) for key, value in (which | dict(properties)).items()}
