@@ -93,6 +93,20 @@ def targets(all_rows: list[Row], small: str, large: str) -> list[Target]:
     return found
 
 
+def unit_targets(all_rows: list[Row], place: str) -> list[Target]:
+    """The promises about systemd's scopes, for one manager."""
+    first = [find(all_rows, "first", how, place) for how in ("scope", "scope, importing pystemd")]
+    name = f"{place}: the first child in a scope"
+    return [
+        _to_baseline(f"{place}: start and wait for `true` in a scope, 2nd child and later, to bare Popen", 1.5,
+                     find(all_rows, "true", "scope", place)),
+        _to_baseline(f"{name}, to systemd-run --scope", 1.2, first[0]),
+        _to_baseline(f"{name} and the import of pystemd, to systemd-run --scope", 1.2, first[1]),
+        _to_baseline(f"{place}: stop `sleep` in a scope, to systemctl stop", 0.2,
+                     find(all_rows, "stop", "scope", place)),
+    ]  # fmt: skip
+
+
 _TITLES = {
     "true": "start and wait for `true`",
     "true, apart": "start and wait for `true`, after a pause of 50 ms",
@@ -100,6 +114,9 @@ _TITLES = {
     "ready": "start a small program, wait until it says that it is ready, stop it",
     "with": "with Popen(true): pass",
     "run": "run(true)",
+    "exec": "start `sh`, wait for its first byte",
+    "stop": "stop `sleep 1000`; a unit by systemctl, pystemd's by Unit.Stop, until its process is gone",
+    "first": "the first run(true) of an interpreter",
     "import": "import, as a whole interpreter; ratio: without the interpreter's own start",
 }
 _HOWS = {
@@ -109,6 +126,8 @@ _HOWS = {
     "process-group": "allgone, process-group",
     "cgroup, interpreted": "allgone, cgroup, interpreted launcher",
     "process-group, interpreted": "allgone, process-group, interpreted launcher",
+    "scope": "allgone, in a scope",
+    "scope, importing pystemd": "allgone, in a scope, importing pystemd",
 }
 
 

@@ -21,3 +21,15 @@ def test_ratios_are_of_medians_and_of_minimums_to_the_baseline() -> None:
 def test_a_target_says_whether_it_was_met_and_by_how_much_not(value: float, met: bool, said: str) -> None:
     target = results["Target"]("a claim", 1.5, value)
     assert (target.met, target.verdict()) == (met, said)
+
+
+def test_targets_of_scopes_are_to_the_baseline_of_their_own_rows() -> None:
+    found = results["rows"]({"stop/systemctl": [10_000_000], "stop/scope": [1_000_000]}, "root", "systemctl")
+    later, *first, stop = results["unit_targets"](found, "root")
+    assert (later.met, [each.met for each in first]) == (None, [None, None])
+    assert (stop.value, stop.met) == (0.1, True)
+
+
+def test_targets_of_scopes_are_of_the_place_that_they_name() -> None:
+    found = results["rows"]({"true/bare": [1_000_000], "true/scope": [1_400_000]}, "root", "bare")
+    assert [each.value for each in results["unit_targets"](found, "user")] == [None] * 4
