@@ -109,6 +109,12 @@ def test_send_sighup_sends_it_right_after_the_kill_signal(rig: Rig) -> None:
         assert signals(report) == [signal.SIGTERM, signal.SIGHUP, signal.SIGCONT, signal.SIGKILL]
 
 
+def test_send_sighup_adds_nothing_where_sighup_is_the_kill_signal(rig: Rig) -> None:
+    policy = allgone.StopPolicy(kill_signal=signal.SIGHUP, send_sighup=True, timeout_stop=20)
+    with rig.start(Actor("leader"), policy) as stage:
+        assert signals(stage.stop()) == [signal.SIGHUP, signal.SIGCONT]
+
+
 def test_without_send_sighup_there_is_none(rig: Rig) -> None:
     with rig.start(deaf("leader"), SHORT) as stage:
         stage.stop()
@@ -156,6 +162,25 @@ def test_whom_final_kill_signal_does_not_end_sigkill_ends_another_timeout_stop_l
         report = stage.stop()
         assert stage.all_gone()
         assert stage.heard("leader") == ["SIGTERM", "SIGUSR2"]
+        assert killed_after(report) >= 2 * BRIEF
+
+
+def test_mixed_sends_final_kill_signal_to_the_rest_when_the_leader_has_ended(rig: Rig) -> None:
+    policy = allgone.StopPolicy("mixed", timeout_stop=20, final_kill_signal=signal.SIGUSR2)
+    with rig.start(Actor("leader", (Actor("worker"),)), policy) as stage:
+        report = stage.stop()
+        assert stage.all_gone()
+        assert stage.heard("leader") == ["SIGTERM"]
+        assert stage.heard("worker") == ["SIGUSR2"]
+        assert signals(report) == [signal.SIGTERM, signal.SIGCONT, signal.SIGUSR2, signal.SIGCONT]
+
+
+def test_mixed_gives_the_rest_their_time_when_final_kill_signal_ends_the_leader(rig: Rig) -> None:
+    policy = allgone.StopPolicy("mixed", timeout_stop=BRIEF, final_kill_signal=signal.SIGUSR2)
+    with rig.start(Actor("leader", (deaf("worker"),), ignores=(signal.SIGTERM,)), policy) as stage:
+        report = stage.stop()
+        assert stage.heard("leader") == ["SIGTERM", "SIGUSR2"]
+        assert stage.heard("worker") == ["SIGUSR2"]
         assert killed_after(report) >= 2 * BRIEF
 
 

@@ -70,37 +70,38 @@ class Stop:
         """
         with self._containment.watch() as watch:
             self._containment.resume()
-            if not self._over(watch) and self._policy.timeout_stop > 0:
-                yield from self._ask(watch, self._policy.kill_signal, polite=True)
-            if not self._over(watch) and self._policy.final_kill_signal != signal.SIGKILL:
-                yield from self._ask(watch, self._policy.final_kill_signal, polite=False)
-            if self._policy.kill_mode == "process":
+            mode = self._policy.kill_mode
+            if self._policy.timeout_stop > 0:
+                yield from self._ask(watch, self._policy.kill_signal, everyone=mode == "control-group", polite=True)
+            if self._policy.final_kill_signal != signal.SIGKILL:
+                yield from self._ask(watch, self._policy.final_kill_signal, everyone=mode != "process", polite=False)
+            if mode == "process":
                 yield from self._kill_leaders()
                 self.outcome.left_running = self._containment.members() - {leader.pid for leader in self._leaders}
                 if self.outcome.left_running:
                     return
             yield from self._kill_all(watch)
 
-    def _over(self, watch: Watch) -> bool:
-        """Whether whoever the polite signal is meant for has gone."""
-        return not self._alive_leaders() and (self._policy.kill_mode != "control-group" or watch.emptied())
+    def _over(self, watch: Watch, everyone: bool) -> bool:
+        """Whether whoever the signal is meant for has gone."""
+        return not self._alive_leaders() and (not everyone or watch.emptied())
 
     def _alive_leaders(self) -> list[Leader]:
         return [leader for leader in self._leaders if not leader.has_ended()]
 
-    def _ask(self, watch: Watch, signum: int, *, polite: bool) -> Steps:
-        """Send `signum`, then wait for its effect for `timeout_stop` at most."""
-        mode = self._policy.kill_mode
-        everyone = mode == "control-group" or (mode == "mixed" and not polite)
-        hang_up = (signal.SIGHUP,) if polite and self._policy.send_sighup else ()
+    def _ask(self, watch: Watch, signum: int, *, everyone: bool, polite: bool) -> Steps:
+        """Send `signum` to all or to the leaders, then wait for its effect for `timeout_stop` at most."""
+        if self._over(watch, everyone):
+            return
+        hang_up = (signal.SIGHUP,) if polite and self._policy.send_sighup and signum != signal.SIGHUP else ()
         # SIGCONT last: a stopped member has the others pending, and acts on them as soon as it runs.
         reached = self._send((signum, *hang_up, signal.SIGCONT), everyone)
         if not polite:
             self.outcome.killed |= reached
         deadline = self._clock() + self._policy.timeout_stop
-        while not self._over(watch) and self._clock() < deadline:
+        while not self._over(watch, everyone) and self._clock() < deadline:
             wait = self._wait(watch, deadline)
-            if not self._over(watch):
+            if not self._over(watch, everyone):
                 yield wait
 
     def _send(self, signums: tuple[int, ...], everyone: bool) -> frozenset[int]:
@@ -121,7 +122,7 @@ class Stop:
     def _wait(self, watch: Watch, deadline: float) -> Wait:
         """For the leaders first, whose end is told at once; only then for the rest."""
         leaders = tuple(_fds(self._alive_leaders()))
-        if leaders or self._policy.kill_mode != "control-group":
+        if leaders:
             return Wait(leaders, deadline)
         fd = watch.fileno()
         recheck = math.inf if watch.recheck is None else self._clock() + watch.recheck
