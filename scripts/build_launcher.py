@@ -1,4 +1,4 @@
-"""Build hook: compiles the launcher into the package; without a compiler the package still builds, interpreted.
+"""Build hook: compiles launcher and guard into the package; without a compiler it still builds, interpreted.
 
 Run by hatchling for wheels and editable installs (pyproject.toml), and by hand: ``python scripts/build_launcher.py``.
 ``CC`` names the compiler (default: the first of cc, gcc, clang).
@@ -15,8 +15,9 @@ import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = ROOT / "src/launcher/launcher.c"
-TARGET = ROOT / "src/allgone/_linux/allgone-launch"
+SOURCES = ROOT / "src/launcher"
+TARGETS = ROOT / "src/allgone/_linux"
+PROGRAMS = {"allgone-launch": "launcher.c", "allgone-guard": "guard.c"}
 FLAGS = [
     "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror",
     "-ffreestanding", "-nostdlib", "-static", "-fno-pic", "-no-pie", "-fno-stack-protector", "-fno-builtin",
@@ -32,20 +33,29 @@ def compiler() -> list[str] | None:
     return next(([path] for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
 
 
-def build(target: Path = TARGET, cc: list[str] | None = None) -> bool:
-    """Compile the launcher to `target`; False (and no file) where that can't be done, with the reason on stderr."""
+def build(targets: Path = TARGETS, cc: list[str] | None = None) -> bool:
+    """Compile the programs into the directory `targets`; False, and none of them there, where that can't be done.
+
+    The reason is on stderr.
+    """
     cc = cc or compiler()
-    target.unlink(missing_ok=True)
+    for name in PROGRAMS:
+        (targets / name).unlink(missing_ok=True)
     if cc is None:
         print("allgone: no C compiler found; the slower interpreted launcher will be used", file=sys.stderr)
         return False
     flags = [flag for flag in FLAGS if "x86_64" in _machine(cc) or flag != "-fcf-protection=none"]
-    made = subprocess.run([*cc, *flags, "-o", str(target), str(SOURCE)], capture_output=True, text=True)
-    if made.returncode:
-        print(f"allgone: the interpreted launcher will be used, for this failed: {shlex.join(cc)}\n{made.stderr}",
-              file=sys.stderr)  # fmt: skip
-        return False
-    target.chmod(0o755)
+    for name, source in PROGRAMS.items():
+        made = subprocess.run(
+            [*cc, *flags, "-o", str(targets / name), str(SOURCES / source)], capture_output=True, text=True
+        )
+        if made.returncode:
+            print(f"allgone: the interpreted launcher will be used, for this failed: {shlex.join(cc)}\n{made.stderr}",
+                  file=sys.stderr)  # fmt: skip
+            for each in PROGRAMS:
+                (targets / each).unlink(missing_ok=True)
+            return False
+        (targets / name).chmod(0o755)
     return True
 
 
@@ -60,7 +70,7 @@ except ImportError:  # run by hand, outside a build
 else:
 
     class LauncherHook(BuildHookInterface):  # type: ignore[type-arg]  # its config type is hatchling's own affair
-        """Adds the launcher to a wheel, which is then py3-none-<platform>."""
+        """Adds the programs to a wheel, which is then py3-none-<platform>."""
 
         def initialize(self, version: str, build_data: dict[str, object]) -> None:
             if self.target_name == "wheel" and build():

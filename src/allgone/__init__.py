@@ -4,6 +4,7 @@ Layers; imports point down only (tests/unit/test_layers.py):
 
     cli                     front ends: no kernel knowledge
     _process, ready         what callers hold; the blocking driver; readiness probes
+    _upkeep                 guard, janitor: what holds when the supervisor does not
     _backends               choose, cgroup, process_group: the one interface, its two implementations
     _linux                  one module per kernel or system interface; no policy
     _core                   values, protocols, decisions: no system call, no waiting
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from allgone.errors import BackendUnavailable as BackendUnavailable
     from allgone.errors import EscapedProcessWarning as EscapedProcessWarning
     from allgone.errors import ExitedBeforeReady as ExitedBeforeReady
+    from allgone.errors import GuardLostWarning as GuardLostWarning
     from allgone.errors import NotReady as NotReady
     from allgone.errors import PlacementFailed as PlacementFailed
     from allgone.errors import Reason as Reason
@@ -69,8 +71,8 @@ _WHERE = {
     "allgone._process.popen": ("Popen",),
     "allgone._process.run": ("CompletedProcess", "call", "check_call", "check_output", "run"),
     "allgone.errors": (
-        "AllgoneError", "BackendUnavailable", "EscapedProcessWarning", "ExitedBeforeReady", "NotReady",
-        "PlacementFailed", "Reason", "StopTimeout", "SystemdError", "Unsupported", "WrongProcess",
+        "AllgoneError", "BackendUnavailable", "EscapedProcessWarning", "ExitedBeforeReady", "GuardLostWarning",
+        "NotReady", "PlacementFailed", "Reason", "StopTimeout", "SystemdError", "Unsupported", "WrongProcess",
     ),
     "allgone.ready": ("http", "log_line", "path_exists", "tcp"),
 }  # fmt: skip

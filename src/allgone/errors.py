@@ -112,3 +112,7 @@ class SystemdError(AllgoneError, RuntimeError):
 
 class EscapedProcessWarning(RuntimeWarning):
     """A process left its process-group containment (``setsid()``) and was still alive after the stop."""
+
+
+class GuardLostWarning(RuntimeWarning):
+    """The guard of this process was killed. Another one has been started; what ran meanwhile is in its care as well."""

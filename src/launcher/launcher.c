@@ -11,8 +11,7 @@
  *               period, 5-15 ms, unless somebody else did so just before; a birth does not. Where clone3 can't do
  *               it, the write is made.
  *   WAIT        fd to read one byte from before anything runs, or "-". End-of-file there means that the supervisor
- *               is gone: exit without running the command. "&" and the fd: nothing is run at all. A process in a
- *               session of its own, nobody's child, whose pid is reported, stays until end-of-file or SIGTERM.
+ *               is gone: exit without running the command.
  *   SELF        fd that this program was executed from (/proc/self/fd/N), to be closed, or "-".
  *   TAG         SOFT:HARD, the value for RLIMIT_LOCKS, or "-". The kernel has not enforced this limit since 2.4.25
  *               (getrlimit(2)); children inherit it whatever they call, which makes it a mark of descent.
@@ -20,60 +19,10 @@
  *
  * Freestanding: no libc, nothing to initialise, about a tenth of a millisecond from exec to exec.
  */
-typedef unsigned long ulong;
+#include "freestanding.h"
 
-enum { STAGE_USAGE = 0, STAGE_TAG = 1, STAGE_ENTER = 2, STAGE_WAIT = 3, STAGE_EXEC = 4, STAGE_BORN = 5 };
-enum { E_NOENT = 2, E_INTR = 4, E_NOTDIR = 20, E_INVAL = 22, E_PIPE = 32, E_NAMETOOLONG = 36 };
-enum { F_SETFD_ = 2, FD_CLOEXEC_ = 1, O_WRONLY_ = 1, O_CLOEXEC_ = 02000000, RLIMIT_LOCKS_ = 10, PATH_MAX_ = 4096,
-       NR_clone3 = 435, SIG_SETMASK_ = 2, SIGTERM_ = 15, SIGCHLD_ = 17 };
-#define CLONE_VM_ 0x100ul
-#define CLONE_VFORK_ 0x4000ul
-#define CLONE_PARENT_ 0x8000ul
-#define CLONE_INTO_CGROUP_ 0x200000000ul
-
-#if defined(__x86_64__)
-enum { NR_read = 0, NR_write = 1, NR_close = 3, NR_clone = 56, NR_fcntl = 72, NR_execve = 59, NR_setrlimit = 160, NR_exit_group = 231, NR_openat = 257,
-       NR_getpid = 39, NR_getpgid = 121, NR_getsid = 124, NR_setpgid = 109, NR_setsid = 112, NR_rt_sigprocmask = 14 };
-static long sys4(long number, long a, long b, long c, long d) {
-	long result;
-	register long r10 __asm__("r10") = d;
-	__asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
-	return result;
-}
-__asm__(".globl _start\n_start:\n\txor %ebp,%ebp\n\tmov %rsp,%rdi\n\tand $-16,%rsp\n\tcall launch\n\thlt\n");
-#elif defined(__aarch64__)
-enum { NR_read = 63, NR_write = 64, NR_close = 57, NR_clone = 220, NR_fcntl = 25, NR_execve = 221, NR_setrlimit = 164, NR_exit_group = 94, NR_openat = 56,
-       NR_getpid = 172, NR_getpgid = 155, NR_getsid = 156, NR_setpgid = 154, NR_setsid = 157, NR_rt_sigprocmask = 135 };
-static long sys4(long number, long a, long b, long c, long d) {
-	register long x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c,
-	              x3 __asm__("x3") = d;
-	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3) : "memory");
-	return x0;
-}
-__asm__(".globl _start\n_start:\n\tmov x29,xzr\n\tmov x30,xzr\n\tmov x0,sp\n\tbl launch\n\tbrk #0\n");
-#elif defined(__riscv) && __riscv_xlen == 64
-enum { NR_read = 63, NR_write = 64, NR_close = 57, NR_clone = 220, NR_fcntl = 25, NR_execve = 221, NR_setrlimit = 164, NR_exit_group = 94, NR_openat = 56,
-       NR_getpid = 172, NR_getpgid = 155, NR_getsid = 156, NR_setpgid = 154, NR_setsid = 157, NR_rt_sigprocmask = 135 };
-static long sys4(long number, long a, long b, long c, long d) {
-	register long a7 __asm__("a7") = number, a0 __asm__("a0") = a, a1 __asm__("a1") = b, a2 __asm__("a2") = c,
-	              a3 __asm__("a3") = d;
-	__asm__ volatile("ecall" : "+r"(a0) : "r"(a7), "r"(a1), "r"(a2), "r"(a3) : "memory");
-	return a0;
-}
-__asm__(".globl _start\n_start:\n\tmv a0,sp\n\tandi sp,sp,-16\n\tcall launch\n\tebreak\n");
-#else
-#error "no system call stub for this architecture"
-#endif
-
-static long sys3(long number, long a, long b, long c) { return sys4(number, a, b, c, 0); }
-static void leave(int status) { for (;;) sys3(NR_exit_group, status, 0, 0); }
 static ulong length(const char *s) { ulong n = 0; while (s[n]) n++; return n; }
 static void say(const char *s) { sys3(NR_write, 2, (long)s, (long)length(s)); }
-
-static void report(int status, int stage, int value) {
-	int words[2] = {stage, value};
-	sys3(NR_write, status, (long)words, sizeof words);
-}
 
 /* Report to the fd `status`, or on stderr where that is -1. */
 static void fail(int status, int stage, int error, const char *what) {
@@ -90,16 +39,9 @@ static void fail(int status, int stage, int error, const char *what) {
 	leave(stage != STAGE_EXEC ? 125 : error == E_NOENT ? 127 : 126);
 }
 
-/* Decimal digits up to `stop`; moves *text behind it. */
-static ulong number(int status, const char **text, char stop, const char *whole) {
-	ulong value = 0;
-	const char *s = *text;
-	if (!*s || *s == stop) fail(status, STAGE_USAGE, E_INVAL, whole);
-	for (; *s != stop; s++) {
-		if (*s < '0' || *s > '9') fail(status, STAGE_USAGE, E_INVAL, whole);
-		value = value * 10 + (ulong)(*s - '0');
-	}
-	*text = s + 1;
+static ulong number_of(int status, const char **text, char stop, const char *whole) {
+	ulong value;
+	if (!number(text, stop, &value)) fail(status, STAGE_USAGE, E_INVAL, whole);
 	return value;
 }
 
@@ -107,7 +49,7 @@ static ulong number(int status, const char **text, char stop, const char *whole)
 static int descriptor(int status, const char *arg) {
 	if (arg[0] == '-' && !arg[1]) return -1;
 	const char *text = arg;
-	int fd = (int)number(status, &text, 0, arg);
+	int fd = (int)number_of(status, &text, 0, arg);
 	long r = sys3(NR_fcntl, fd, F_SETFD_, FD_CLOEXEC_);
 	if (r < 0) fail(status, STAGE_USAGE, (int)-r, arg);
 	return fd;
@@ -117,8 +59,8 @@ static void tag(int status, const char *arg) {
 	if (arg[0] == '-' && !arg[1]) return;
 	const char *text = arg;
 	ulong limit[2];
-	limit[0] = number(status, &text, ':', arg);
-	limit[1] = number(status, &text, 0, arg);
+	limit[0] = number_of(status, &text, ':', arg);
+	limit[1] = number_of(status, &text, 0, arg);
 	long r = sys3(NR_setrlimit, RLIMIT_LOCKS_, (long)limit, 0);
 	if (r < 0) fail(status, STAGE_TAG, (int)-r, arg);
 }
@@ -133,24 +75,6 @@ static void wait_for_go(int status, int fd) {
 	long r;
 	do r = sys3(NR_read, fd, (long)&byte, 1); while (r == -E_INTR);
 	if (r != 1) fail(status, STAGE_WAIT, r < 0 ? (int)-r : E_PIPE, "before the command was started");
-}
-
-/* Leave a process behind that ends when the other end of `fd` is closed, or by SIGTERM, and by no other signal that
- * can be blocked. */
-static void stay(int status, int fd, const char *what) {
-	long pid = sys4(NR_clone, SIGCHLD_, 0, 0, 0);
-	if (pid < 0) fail(status, STAGE_WAIT, (int)-pid, what);
-	if (pid > 0) {
-		report(status, STAGE_BORN, (int)pid);
-		leave(0);
-	}
-	ulong all_but_term = ~(1ul << (SIGTERM_ - 1));
-	sys4(NR_rt_sigprocmask, SIG_SETMASK_, (long)&all_but_term, 0, sizeof all_but_term);
-	sys3(NR_setsid, 0, 0, 0);
-	sys3(NR_close, status, 0, 0);
-	char byte;
-	while (sys3(NR_read, fd, (long)&byte, 1) > 0);
-	leave(0);
 }
 
 static const char *search_path(char **envp) {
@@ -216,15 +140,14 @@ static void be_born_in(int status, int cgroup, char **argv, char **envp) {
 	enter(status, (int)procs, argv[2]);
 }
 
-__attribute__((used, noreturn)) void launch(long *stack) {
+__attribute__((used, noreturn)) void program(long *stack) {
 	long argc = stack[0];
 	char **argv = (char **)(stack + 1), **envp = argv + argc + 1;
 	if (argc < 7) fail(-1, STAGE_USAGE, E_INVAL, "STATUS CGROUP WAIT SELF TAG EXECUTABLE [ARGV...]");
-	int born = argv[2][0] == '+', stays = argv[3][0] == '&';
+	int born = argv[2][0] == '+';
 	int status = descriptor(-1, argv[1]), cgroup = descriptor(status, argv[2] + born);
-	int wait = descriptor(status, argv[3] + stays);
+	int wait = descriptor(status, argv[3]);
 	descriptor(status, argv[4]);
-	if (stays) stay(status, wait, argv[3]);
 	tag(status, argv[5]);
 	if (born) be_born_in(status, cgroup, argv, envp);
 	else if (cgroup >= 0) enter(status, cgroup, argv[2]);

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from allgone._backends import cgroup_base
+from allgone._backends import cgroup_base, marks
 from allgone._backends.homes import Home
+from allgone._backends.keeper import KEEPER, Keeper
 from allgone._core.command import Command
 from allgone._core.containment import Guarantees, Leader
 from allgone._core.names import checked_name, made_up_name
+from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.unit import Unit
 from allgone._linux import cgroupfs, launcher
 from allgone._linux.fds import above_stdio, pipe
@@ -30,17 +32,21 @@ class CgroupContainment:
     backend = "cgroup"
     pins_leader = False
 
-    def __init__(self, name: str, folder: str, home: Home, forget: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, folder: str, home: Home, forget: Callable[[CgroupContainment], None], *, exists: bool = False
+    ) -> None:
         self.name = name
         self.owner = os.getpid()
         self._folder = folder
-        self._home = home
+        self.home = home
         self._mount = home.mount
         self._forget = forget
         self._release: int | None = None
+        self._polite: Keeper | None = None  # who has counted it
         self.gone = False
         self._lost = ""
-        os.mkdir(folder)
+        if not exists:  # else a dead supervisor has left it
+            os.mkdir(folder)
 
     @property
     def guarantees(self) -> Guarantees:
@@ -58,7 +64,7 @@ class CgroupContainment:
         same_process: bool = False,
     ) -> Iterator[Command]:
         in_place = other_user or same_process or status is None
-        placed = self._moved_in(same_process) if self._home.admits() else self._entering(in_place)
+        placed = self._moved_in(same_process) if self.home.admits() else self._entering(in_place)
         with (
             placed as (how, enter),
             launcher.prefix(
@@ -111,14 +117,23 @@ class CgroupContainment:
             self._release = None
 
     def born(self, leader: Leader) -> None:
+        if self._polite is not None:
+            marks.note_leader(self._folder, leader.pid)
         if self._release is not None:
-            self._home.admit(self._folder, leader)
+            self.home.admit(self._folder, leader)
             os.write(self._release, b"!")
+
+    def note(self, policy: StopPolicy, argv: Sequence[object], keeper: Keeper | None) -> None:
+        """What others are to know of it: on the directory, and whether the guard must not kill it at once."""
+        marks.note_containment(self._folder, policy, argv)
+        if keeper and policy.of_guard().timeout_stop:
+            keeper.polite(+1)
+            self._polite = keeper
 
     def nested(self, name: str) -> CgroupContainment:
         folder = f"{self._folder}/{checked_name(name)}"
         try:
-            return CgroupContainment(name, folder, self._home, lambda _: None)
+            return CgroupContainment(name, folder, self.home, lambda _: None)
         except FileExistsError:
             raise ValueError(f"name {name!r} is in use: {folder} exists") from None
 
@@ -180,16 +195,18 @@ class CgroupContainment:
         return cgroupfs.EmptiedWatch(self._folder)
 
     def ended_from_outside(self, *, suspected: bool) -> str:
-        return self._lost or self._home.lost(suspected=suspected)
+        return self._lost or self.home.lost(suspected=suspected)
 
     def remove(self) -> bool:
         if self.gone:
             return True
-        self._lost = self._lost or self._home.lost()  # as long as that can be seen
+        self._lost = self._lost or self.home.lost()  # as long as that can be seen
         if not cgroupfs.remove(self._folder):
             return False
         self.gone = True
-        self._forget(self._folder)
+        if self._polite is not None:
+            self._polite.polite(-1)
+        self._forget(self)
         return True
 
 
@@ -211,25 +228,24 @@ class CgroupBackend:
     try_it
         Whether to make sure that it works, which takes a few milliseconds, or to leave that to the first containment.
 
+    guard
+        Whether a guard ends what is left should this process be killed.
+
     Raises `BackendUnavailable` with the reasons where no cgroup can be made and entered.
     """
 
     name = "cgroup"
 
-    def __init__(self, base: str | os.PathLike[str] | None = None, *, try_it: bool = True) -> None:
+    def __init__(self, base: str | os.PathLike[str] | None = None, *, try_it: bool = True, guard: bool = True) -> None:
         self._base = cgroup_base.find(os.fspath(base) if base is not None else None)
+        self._keeper = KEEPER if guard else None
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._home: Home | None = None
-        self._live: set[str] = set()
-        self._scopes: set[Home] = set()  # those made for one containment each
+        self._live: set[CgroupContainment] = set()
         self._is_fork = False
-        if not try_it:
-            return
-        if self._base.manager is not None:
-            self._own_home()  # which is the proof
-        elif code := cgroup_base.rehearse(self._base.folder):
-            raise cgroup_base.not_entered(self._base.folder, code)
+        if try_it:
+            self._own_home(try_it=True)  # which is the proof
 
     @property
     def base(self) -> str:
@@ -250,46 +266,64 @@ class CgroupBackend:
         with self._lock:
             return self._own_home().admits()
 
-    def create(self, name: str | None, executable: object, unit: Unit | None = None) -> CgroupContainment:
+    def create(
+        self,
+        name: str | None,
+        executable: object,
+        unit: Unit | None = None,
+        *,
+        policy: StopPolicy = DEFAULT,
+        argv: Sequence[object] = (),
+    ) -> CgroupContainment:
         if name is not None:
             checked_name(name)
-        if unit is not None:
-            return self._in_scope_of_its_own(name, executable, unit)
-        with self._lock:
-            for _ in range(2):
-                home = self._own_home()
-                folder = f"{home.folder}/{name or made_up_name(executable, next(self._numbers))}"
-                try:
-                    made = CgroupContainment(os.path.basename(folder), folder, home, self._forget)
-                except FileExistsError:
-                    raise ValueError(f"name {name!r} is in use: {folder} exists") from None
-                except FileNotFoundError:
-                    self._leave_home()  # somebody removed our empty directory; make another
-                    continue
-                self._live.add(folder)
-                return made
+        if unit is None:
+            with self._lock:
+                made = self._in_own_home(name, executable)
+        else:
+            made = self._in_scope_of_its_own(name, executable, unit)
+        made.note(policy, argv, self._keeper)
+        return made
+
+    def _in_own_home(self, name: str | None, executable: object) -> CgroupContainment:
+        for _ in range(2):
+            home = self._own_home()
+            chosen = name or made_up_name(executable, next(self._numbers))
+            try:
+                return self._made(chosen, home, self._forget)
+            except FileExistsError:
+                raise ValueError(f"name {name!r} is in use: {home.folder}/{name} exists") from None
+            except FileNotFoundError:
+                self._leave_home()  # somebody removed our empty directory; make another
         raise self._vanished()
 
     def _in_scope_of_its_own(self, name: str | None, executable: object, unit: Unit) -> CgroupContainment:
-        home = cgroup_base.scope_by_name(self._base, unit)
-        self._scopes.add(home)
-        name = name or made_up_name(executable, next(self._numbers))
+        home = cgroup_base.scope_by_name(self._base, unit, self._keeper)
         try:
-            return CgroupContainment(name, f"{home.folder}/{name}", home, lambda _: self._leave_scope(home))
+            return self._made(name or made_up_name(executable, next(self._numbers)), home, self._leave_scope)
         except BaseException:  # Ctrl-C as well: nobody else would close it before the exit
-            self._leave_scope(home)
+            home.close()
             raise
 
-    def _leave_scope(self, home: Home) -> None:
-        self._scopes.discard(home)
-        home.close()
+    def _made(self, name: str, home: Home, forget: Callable[[CgroupContainment], None]) -> CgroupContainment:
+        made = CgroupContainment(name, f"{home.folder}/{name}", home, forget)
+        self._live.add(made)
+        return made
 
-    def _own_home(self) -> Home:
-        if self._home is not None and self._home.lost():
+    def _leave_scope(self, containment: CgroupContainment) -> None:
+        self._live.discard(containment)
+        containment.home.close()
+
+    def _own_home(self, *, try_it: bool = False) -> Home:
+        if self._home is not None and not self._home.can_take_more():
+            if self._home.lost() and self._keeper:
+                self._keeper.expected_loss()
             self._leave_home()
+        if self._keeper:
+            self._keeper.check()
         if self._home is None:
             try:
-                self._home = cgroup_base.home(self._base)
+                self._home = cgroup_base.home(self._base, self._keeper, try_it=try_it)
             except FileNotFoundError:
                 raise self._vanished() from None
         return self._home
@@ -299,32 +333,36 @@ class CgroupBackend:
         return BackendUnavailable(self.name, (reason,))
 
     def _leave_home(self) -> None:
+        """For another one. What still lives in it keeps it."""
         home, self._home = self._home, None
-        if home is not None:
-            home.let_go()
-
-    def _forget(self, folder: str) -> None:
-        with self._lock:
-            self._live.discard(folder)
-            if self._is_fork and not self._live:
-                self._remove_home()  # multiprocessing ends its children without atexit
-
-    def _remove_home(self) -> None:
-        home, self._home = self._home, None
-        if home is not None:
+        if home is not None and not self._is_used(home):
             home.close()
+
+    def _is_used(self, home: Home) -> bool:
+        return any(containment.home is home for containment in self._live)
+
+    def _forget(self, containment: CgroupContainment) -> None:
+        with self._lock:
+            self._live.discard(containment)
+            if containment.home is not self._home and not self._is_used(containment.home):
+                containment.home.close()
+            if self._is_fork and not self._live:
+                self._leave_home()  # multiprocessing ends its children without atexit
 
     def close(self) -> None:
         """Remove the supervisor's directory, if it is empty. Done at exit; the backend can be used again after it."""
         with self._lock:
-            if not self._live:
-                self._remove_home()
+            if self._home is not None and not self._is_used(self._home):
+                self._leave_home()
 
     def after_fork_in_child(self) -> None:
         """Let go of what is the parent's: its lock must not outlive it because we hold a copy."""
         self._lock = threading.Lock()
         self._is_fork = True
-        self._leave_home()
+        homes = {containment.home for containment in self._live}
+        if self._home is not None:
+            homes.add(self._home)
+        self._home = None
         self._live.clear()
-        while self._scopes:
-            self._scopes.pop().let_go()
+        for home in homes:
+            home.let_go()

@@ -8,6 +8,7 @@ import subprocess
 from typing import NamedTuple
 
 from allgone._backends.homes import DirectoryHome, Home, NamedScopeHome, ScopeHome
+from allgone._backends.keeper import Keeper
 from allgone._core.unit import Unit
 from allgone._linux import cgroupfs, fds, launcher, systemd
 from allgone._linux.cgroupfs import Mount
@@ -187,18 +188,26 @@ def _writable(base: Base, tried: str) -> Base:
     return base
 
 
-def home(base: Base) -> Home:
-    """A directory of this supervisor's own in which to make containments. Raises `BackendUnavailable`."""
+def home(base: Base, keeper: Keeper | None, *, try_it: bool) -> Home:
+    """A directory of this supervisor's own in which to make containments. Raises `BackendUnavailable`.
+
+    `try_it`: make sure that processes can enter; with a scope that is always done.
+    """
     if base.manager is None:
-        return DirectoryHome(base.folder, base.mount)
+        try:
+            made = DirectoryHome(base.folder, base.mount, keeper)
+        except PermissionError as e:
+            remedy = "choose another cgroup with ALLGONE_CGROUP"
+            raise _unavailable(Reason(rehearsal(base.folder), f"mkdir: {e.strerror}", remedy)) from e
+        return _entered(made) if try_it else made
     unit = Unit(f"allgone-{os.getpid()}-{os.urandom(4).hex()}.scope")
     try:
-        return _entered(ScopeHome(base.manager, unit, base.mount))
+        return _entered(ScopeHome(base.manager, unit, base.mount, keeper))
     except SystemdError as e:
         raise scope_refused(e) from e
 
 
-def scope_by_name(base: Base, unit: Unit) -> Home:
+def scope_by_name(base: Base, unit: Unit, keeper: Keeper | None) -> Home:
     """A scope that is called and made as the user says. Raises `SystemdError`, `Unsupported`, `BackendUnavailable`."""
     if base.how == "nested":
         raise Unsupported(f"a scope of its own ({unit.name}) would be outside of the allgone that we run in")
@@ -206,18 +215,20 @@ def scope_by_name(base: Base, unit: Unit) -> Home:
         raise _unavailable(Reason(f"the scope {unit.name}", "systemd does not run here", "leave out unit="))
     _need_pystemd(f"the scope {unit.name}")
     try:
-        return _entered(NamedScopeHome(base.manager or _manager(_own_path() or ""), unit, base.mount))
+        return _entered(NamedScopeHome(base.manager or _manager(_own_path() or ""), unit, base.mount, keeper))
     except SystemdError as e:
         if e.dbus_name != systemd.NOT_THERE:
             raise
         raise scope_refused(e) from e
 
 
-def _entered(made: ScopeHome) -> Home:
+def _entered(made: DirectoryHome | ScopeHome) -> Home:
     """Having tried whether processes can enter by themselves."""
     try:
         code = rehearse(made.folder)
-        if code == errno.EACCES:  # the cgroup above us and the scope is root's, as for a login session's processes
+        if code == errno.EACCES and isinstance(
+            made, ScopeHome
+        ):  # the cgroup above us and the scope is root's, as for a login session's processes
             made.must_admit()
         elif code:
             raise not_entered(made.folder, code)

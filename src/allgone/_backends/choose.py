@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import Literal
 
 from allgone._backends.cgroup import CgroupBackend
@@ -15,11 +16,16 @@ BackendName = Literal["auto", "cgroup", "process-group"]
 NAMES = ("auto", "cgroup", "process-group")
 
 _lock = threading.RLock()
-_chosen: dict[tuple[str, bool, str | None], Backend] = {}
+_chosen: dict[tuple[object, ...], Backend] = {}
 
 
 def backend(
-    asked: BackendName | Backend | None = None, *, sweep: bool = False, scope: bool = False, preexec: bool = False
+    asked: BackendName | Backend | None = None,
+    *,
+    sweep: bool = False,
+    guard: bool = True,
+    scope: bool = False,
+    preexec: bool = False,
 ) -> Backend:
     """The backend for `asked`: an object as it is, a name by its one instance in this process.
 
@@ -28,60 +34,58 @@ def backend(
     None means ALLGONE_BACKEND, or else ``"auto"``: cgroup where that works, process-group where not. A name is never
     silently replaced: raises `BackendUnavailable` with reasons and remedies, ValueError for an unknown name.
     """
+    if not isinstance(guard, bool):
+        raise TypeError(f"guard must be True or False, not {guard!r}")
     if asked is not None and not isinstance(asked, str):
         if not hasattr(asked, "create"):
             raise TypeError(f"backend must be a name or a backend object, not {type(asked).__name__}")
+        if not guard:
+            raise ValueError("guard=False is for the backend object to be made with")
         return asked
     name = asked or os.environ.get("ALLGONE_BACKEND") or "auto"
     if name not in NAMES:
         source = "backend" if asked else "ALLGONE_BACKEND"
         raise ValueError(f"{source} must be one of {', '.join(NAMES)}, or a backend object, not {name!r}")
     if scope and name != "process-group":
-        return _for_scopes()
-    if name == "auto" and preexec:
-        return _auto_with_preexec(sweep)
-    key = (name, sweep, os.environ.get("ALLGONE_CGROUP"))
+        # It makes no directory of its own, so nothing is tried out beforehand.
+        return _kept(("scope", guard, *_told()), lambda: CgroupBackend(try_it=False, guard=guard))
+    if name == "auto":
+        return _auto_with_preexec(sweep, guard) if preexec else _auto(sweep, guard)
+    if name == "cgroup":
+        return _kept(("cgroup", guard, *_told()), lambda: CgroupBackend(guard=guard))
+    return _kept(("process-group", guard, sweep), lambda: ProcessGroupBackend(sweep=sweep, guard=guard))
+
+
+def _told() -> tuple[str | None, ...]:
+    return (os.environ.get("ALLGONE_CGROUP"),)
+
+
+def _kept(key: tuple[object, ...], make: Callable[[], Backend]) -> Backend:
     with _lock:
         if key not in _chosen:
-            _chosen[key] = _auto(sweep) if name == "auto" else _named(name, sweep)
+            _chosen[key] = make()
         return _chosen[key]
 
 
-def _named(name: str, sweep: bool) -> Backend:
-    return _shared_cgroup() if name == "cgroup" else ProcessGroupBackend(sweep=sweep)
-
-
-def _shared_cgroup() -> Backend:
-    key = ("cgroup", False, os.environ.get("ALLGONE_CGROUP"))
-    if key not in _chosen:
-        _chosen[key] = CgroupBackend()
-    return _chosen[key]
-
-
-def _for_scopes() -> Backend:
-    """It makes no directory of its own, so nothing is tried out beforehand."""
-    key = ("scope", False, os.environ.get("ALLGONE_CGROUP"))
-    with _lock:
-        if key not in _chosen:
-            _chosen[key] = CgroupBackend(try_it=False)
-        return _chosen[key]
-
-
-def _auto_with_preexec(sweep: bool) -> Backend:
-    taken = backend("auto", sweep=sweep)
+def _auto_with_preexec(sweep: bool, guard: bool) -> Backend:
+    taken = _auto(sweep, guard)
     if isinstance(taken, CgroupBackend) and taken.moves_in:
-        return backend("process-group", sweep=sweep)
+        return backend("process-group", sweep=sweep, guard=guard)
     return taken
 
 
-def _auto(sweep: bool) -> Backend:
+def _auto(sweep: bool, guard: bool) -> Backend:
+    return _kept(("auto", guard, sweep, *_told()), lambda: _tried(sweep, guard))
+
+
+def _tried(sweep: bool, guard: bool) -> Backend:
     import logging  # once per process, and only where somebody may be listening
 
     log = logging.getLogger("allgone")
     try:
-        taken = backend("cgroup")
+        taken = backend("cgroup", guard=guard)
     except BackendUnavailable as e:
-        taken = backend("process-group", sweep=sweep)
+        taken = backend("process-group", sweep=sweep, guard=guard)
         log.info("backend: process-group, because %s", e)
     else:
         log.info("backend: cgroup")

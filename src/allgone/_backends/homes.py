@@ -1,6 +1,7 @@
 """The directory of a supervisor that its containments are made in: a cgroup of its own, or a scope of systemd's.
 
-Both are held by `flock` while the supervisor lives: whoever can take the lock knows that it is dead.
+Both are held by `flock` while the supervisor lives: whoever can take the lock knows that it is dead, and whoever finds
+``guard/`` empty as well knows that nobody else will clean up. With a `Keeper`, its guard is told of them.
 """
 
 from __future__ import annotations
@@ -8,15 +9,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
-import subprocess
 from collections.abc import Mapping
 from typing import Protocol
 
+from allgone._backends import marks
+from allgone._backends.keeper import Keeper
 from allgone._core.containment import Leader
 from allgone._core.unit import Unit
-from allgone._linux import cgroupfs, fds, launcher, systemd
+from allgone._linux import cgroupfs, fds, systemd
 from allgone._linux.cgroupfs import Mount
+from allgone._linux.guard import Guard
 from allgone._linux.systemd import Manager, UnitState
 from allgone.errors import PlacementFailed, SystemdError
 
@@ -43,6 +45,10 @@ class Home(Protocol):
         """How others ended it; "" while it stands. `suspected`: look twice."""
         ...
 
+    def can_take_more(self) -> bool:
+        """Whether to make more containments in it; not if what kept it alive is gone."""
+        ...
+
     def let_go(self) -> None:
         """Close what is held, touching nothing: it is another process's now, or gone."""
         ...
@@ -55,11 +61,21 @@ class Home(Protocol):
 class DirectoryHome:
     """A cgroup that we made ourselves, ``allgone-<pid>-<random>``."""
 
-    def __init__(self, below: str, mount: Mount) -> None:
+    def __init__(self, below: str, mount: Mount, keeper: Keeper | None) -> None:
         self.folder = f"{below}/allgone-{os.getpid()}-{os.urandom(4).hex()}"
         self.mount = mount
-        os.mkdir(self.folder)
-        self._lock = _locked(self.folder)
+        self._lock: int | None = None
+        self._keeper = keeper
+        self._number = keeper.expect(self.folder) if keeper else 0
+        try:
+            os.mkdir(self.folder)
+            self._lock = _locked(self.folder)
+            marks.note_owner(self.folder)
+            if keeper:
+                keeper.made(self._number, self.folder)
+        except BaseException:  # Ctrl-C as well: nobody else would close it before the exit
+            self.close()
+            raise
 
     def admits(self) -> bool:
         return False
@@ -70,11 +86,20 @@ class DirectoryHome:
     def lost(self, *, suspected: bool = False) -> str:
         return ""
 
+    def can_take_more(self) -> bool:
+        return True
+
     def let_go(self) -> None:
-        os.close(self._lock)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     def close(self) -> None:
+        if self._keeper:
+            self._keeper.clear(self._number, self.folder)
         cgroupfs.remove_soon(self.folder)
+        if self._keeper:
+            self._keeper.gone(self._number)
         self.let_go()
 
 
@@ -84,29 +109,32 @@ class ScopeHome:
     Its first process, in ``guard/``, keeps it alive until we close it, or end.
     """
 
-    def __init__(self, manager: Manager, unit: Unit, mount: Mount) -> None:
+    def __init__(self, manager: Manager, unit: Unit, mount: Mount, keeper: Keeper | None) -> None:
         self._manager = manager
         self.unit = unit.name
         self.mount = mount
         self._must_admit = False
         self._lost = ""
-        self._anchor: int | None = None
         self._lock: int | None = None
+        self._keeper = keeper
+        self._number: int | None = None
         properties = systemd.check_properties(unit.properties) if unit.properties else {}
-        reader, self._anchor = fds.pipe()
+        self._anchor, self._is_guard = keeper.anchor() if keeper else (Guard(), False)
         try:
-            try:
-                pid = _start_anchor(reader)
-            finally:
-                os.close(reader)
+            pid = self._anchor.pid
             self.folder = self._directory_of(
                 manager.start_scope(unit.name, pid, lambda *of: {**_properties(unit, *of), **properties}), pid
             )
+            if keeper:
+                self._number = keeper.expect(self.folder)
             os.mkdir(self.folder + "/guard")
             cgroupfs.write(self.folder + "/guard/cgroup.procs", str(pid).encode())
             self._lock = _locked(self.folder)
+            marks.note_owner(self.folder)
+            if keeper and self._number is not None:
+                keeper.made(self._number, self.folder, with_guard=self._is_guard)
         except BaseException:  # Ctrl-C as well: the anchor would keep the scope
-            self.let_go()
+            self._leave()
             raise
 
     def _directory_of(self, path: str, pid: int) -> str:
@@ -132,15 +160,19 @@ class ScopeHome:
             raise PlacementFailed(errno.EXDEV, "systemd has not moved it there", folder)
 
     def lost(self, *, suspected: bool = False) -> str:
-        if self._anchor is not None and not self._lost:
-            poller = select.poll()
-            poller.register(self._anchor, 0)
+        if not self._lost:
             if suspected and self._is_being_stopped():
                 self._lost = f"{self.unit} was stopped"
-            # POLLERR: nobody reads any more. cgroup.kill and systemctl kill have sent the anchor its signal by now.
-            elif poller.poll(_KILLED_WITH_IT * 1000 if suspected else 0):
+            # cgroup.kill and systemctl kill have sent the anchor its signal by now. If it was killed alone the scope goes on.
+            elif self._anchor.has_ended(_KILLED_WITH_IT if suspected else 0) and not self._is_inhabited():
                 self._lost = f"{self.unit} was stopped or killed"
         return self._lost
+
+    def can_take_more(self) -> bool:
+        return self._anchor.is_alive()
+
+    def _is_inhabited(self) -> bool:
+        return cgroupfs.populated(self.folder)
 
     def _is_being_stopped(self) -> bool:
         """Asked of systemd, which answers when it has sent all signals: the anchor may be the last to get one."""
@@ -151,14 +183,21 @@ class ScopeHome:
             return False
 
     def let_go(self) -> None:
-        for fd in (self._anchor, self._lock):
-            if fd is not None:
-                os.close(fd)
-        self._anchor = self._lock = None
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+        if not self._is_guard:
+            self._anchor.let_go()  # it ends by that, unless it is a fork that lets go
 
     def close(self) -> None:
         cgroupfs.thaw(self.folder)  # or else the anchor could not end, if systemctl has frozen the scope
-        self.let_go()  # the anchor ends by that, and when the last process is gone systemd removes the scope
+        self._leave()
+
+    def _leave(self) -> None:
+        """When the last process is gone systemd removes the scope."""
+        if self._keeper:
+            self._keeper.gone(self._number, was_anchored=self._is_guard)
+        self.let_go()
 
 
 class NamedScopeHome(ScopeHome):
@@ -166,11 +205,7 @@ class NamedScopeHome(ScopeHome):
 
     def close(self) -> None:
         super().close()
-        with cgroupfs.EmptiedWatch(self.folder) as watch:
-            poller = select.poll()
-            poller.register(watch.fileno(), select.POLLIN)
-            if not watch.emptied():
-                poller.poll(_ANCHOR_ENDS_WITHIN * 1000)
+        cgroupfs.wait_until_empty(self.folder, _ANCHOR_ENDS_WITHIN)
         try:
             self._manager.stop_unit(self.unit)
         except SystemdError as e:  # it is empty, and goes when systemd comes to itself: nothing that a caller can do
@@ -187,30 +222,6 @@ def _locked(folder: str) -> int:
     fd = fds.above_stdio(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
-
-
-def _start_anchor(reader: int) -> int:
-    """The pid of a process that lives until the other end of `reader` is closed. It is nobody's child."""
-    status, writer = fds.pipe()
-    try:
-        with launcher.prefix(status=writer, wait=reader, stays=True) as before:
-            null = subprocess.DEVNULL
-            child = subprocess.Popen(
-                [*before.argv, "/"], executable=before.executable, pass_fds=before.pass_fds,
-                stdin=null, stdout=null, stderr=null, cwd="/",
-            )  # fmt: skip
-        os.close(writer)
-        writer = -1
-        failure, pid = launcher.outcome(status)
-        child.wait()
-    finally:
-        os.close(status)
-        if writer >= 0:
-            os.close(writer)
-    if pid is None:
-        code = failure.error if failure else errno.ECHILD
-        raise OSError(code, f"cannot start the scope's first process: {os.strerror(code)}")
-    return pid
 
 
 def _properties(unit: Unit, own: UnitState | None, version: int) -> dict[str, object]:

@@ -8,15 +8,19 @@ import resource
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
+from allgone._backends.keeper import KEEPER, Keeper
 from allgone._core.command import Command
 from allgone._core.containment import Guarantees, Leader
 from allgone._core.names import checked_name, made_up_name
+from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.unit import Unit
 from allgone._linux import launcher, pidfd, processes
+from allgone._linux.register import GroupEntry
 from allgone.errors import Unsupported
 
 _SIGSTOP_ROUNDS = 200  # of a sweep that tries to outrun a swarm; the stop sequence calls again until its deadline
@@ -33,8 +37,19 @@ class ProcessGroupContainment:
 
     backend = "process-group"
 
-    def __init__(self, name: str, *, sweep: bool, session: bool, forget: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        sweep: bool,
+        session: bool,
+        forget: Callable[[str], None],
+        policy: StopPolicy,
+        keeper: Keeper | None,
+    ) -> None:
         self.name = name
+        self._policy = policy
+        self._keeper = keeper
         self._forget = forget
         self.owner = os.getpid()
         self._sweep = sweep
@@ -43,6 +58,8 @@ class ProcessGroupContainment:
         self._leaders: dict[int, Leader] = {}
         self._inner: list[ProcessGroupContainment] = []
         self.gone = False
+        # Before this process becomes a subreaper, or else the guard would be its child.
+        self._number = keeper.add_group(self._entry(0)) if keeper else 0
         if sweep:
             from allgone._linux import subreaper  # for the few who sweep: it needs ctypes, 5 ms to import
 
@@ -78,14 +95,23 @@ class ProcessGroupContainment:
                 enter=lambda: resource.setrlimit(processes.RLIMIT_LOCKS, self._tag),
             )
 
+    def _entry(self, leader: int) -> GroupEntry:
+        policy = self._policy.of_guard().packed()
+        return GroupEntry(self.name, self._tag, leader, self._session, self._sweep, time.time(), policy)
+
     def born(self, leader: Leader) -> None:
         self._leaders[leader.pid] = leader
+        if self._keeper:
+            self._keeper.change_group(self._number, self._entry(leader.pid))
 
     def nested(self, name: str) -> ProcessGroupContainment:
         checked_name(name)
         if any(inner.name == name and not inner.gone for inner in self._inner):
             raise ValueError(f"name {name!r} is in use in {self.name!r}")
-        inner = ProcessGroupContainment(name, sweep=self._sweep, session=self._session, forget=lambda _: None)
+        inner = ProcessGroupContainment(
+            name, sweep=self._sweep, session=self._session, forget=lambda _: None, policy=self._policy,
+            keeper=self._keeper,
+        )  # fmt: skip
         self._inner.append(inner)
         return inner
 
@@ -204,6 +230,8 @@ class ProcessGroupContainment:
         if self.members() or not all([inner.remove() for inner in self._inner]):
             return False
         self.gone = True
+        if self._keeper:
+            self._keeper.remove_group(self._number)
         self._forget(self.name)
         if self._sweep:
             from allgone._linux import subreaper
@@ -266,20 +294,31 @@ class ProcessGroupBackend:
         Also stop what left the session (daemons), by being a child subreaper while such a containment lives.
     session
         False keeps the leader in the caller's session and group, for a command in a terminal; needs `sweep`.
+    guard
+        Whether a guard ends what is left should this process be killed.
     """
 
     name = "process-group"
 
-    def __init__(self, *, sweep: bool = False, session: bool = True) -> None:
+    def __init__(self, *, sweep: bool = False, session: bool = True, guard: bool = True) -> None:
         if not session and not sweep:
             raise ValueError("session=False needs sweep=True: without a session there is nothing else to go by")
         self._sweep = sweep
         self._session = session
+        self._keeper = KEEPER if guard else None
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._names: set[str] = set()
 
-    def create(self, name: str | None, executable: object, unit: Unit | None = None) -> ProcessGroupContainment:
+    def create(
+        self,
+        name: str | None,
+        executable: object,
+        unit: Unit | None = None,
+        *,
+        policy: StopPolicy = DEFAULT,
+        argv: Sequence[object] = (),
+    ) -> ProcessGroupContainment:
         if unit is not None:
             raise Unsupported(f'a process group has no scope ({unit.name}); backend="cgroup" has, where systemd runs')
         chosen = made_up_name(executable, next(self._numbers)) if name is None else checked_name(name)
@@ -287,7 +326,18 @@ class ProcessGroupBackend:
             if chosen in self._names:
                 raise ValueError(f"name {name!r} is in use")
             self._names.add(chosen)
-        return ProcessGroupContainment(chosen, sweep=self._sweep, session=self._session, forget=self._forget)
+        try:
+            return ProcessGroupContainment(
+                chosen,
+                sweep=self._sweep,
+                session=self._session,
+                forget=self._forget,
+                policy=policy,
+                keeper=self._keeper,
+            )
+        except BaseException:  # no guard could be started, say
+            self._forget(chosen)
+            raise
 
     def _forget(self, name: str) -> None:
         with self._lock:

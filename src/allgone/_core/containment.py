@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 from allgone._core.command import Command
+from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.unit import Unit
 
 
@@ -74,7 +75,10 @@ class Containment(Protocol):
         ...
 
     def born(self, leader: Leader) -> None:
-        """Take note of the leader just spawned, and let it go on if it waits for that."""
+        """Take note of the leader just spawned, and let it go on if it waits for that.
+
+        Called again should another process turn out to be the leader: a launcher can have it born as its sibling.
+        """
         ...
 
     def nested(self, name: str) -> Containment:
@@ -125,8 +129,18 @@ class Backend(Protocol):
 
     name: str
 
-    def create(self, name: str | None, executable: object, unit: Unit | None = None) -> Containment:
+    def create(
+        self,
+        name: str | None,
+        executable: object,
+        unit: Unit | None = None,
+        *,
+        policy: StopPolicy = DEFAULT,
+        argv: Sequence[object] = (),
+    ) -> Containment:
         """A new, empty containment; without a `name` one is made up from the command's. `unit`: a scope by that name.
+
+        `policy` is what a guard is to do, and `argv` what people are told of it.
 
         Raises ValueError where the name can't be used or is in use, OSError where the kernel refuses, `SystemdError`
         where systemd does, `Unsupported` where there are no scopes.

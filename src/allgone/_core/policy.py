@@ -27,6 +27,9 @@ class StopPolicy:
         Seconds from `kill_signal` to `final_kill_signal`; 0 skips the polite part, ``math.inf`` waits for ever.
     final_kill_signal
         Sent when the time is up. Should it not be SIGKILL, another `timeout_stop` later SIGKILL follows.
+    guard_timeout
+        The most that `timeout_stop` may be when the supervisor is gone and its guard does the stop; 0 kills at once.
+        SIGKILL follows, and then nothing is left, whatever `kill_mode` says: nobody is there to take care of it.
 
     >>> StopPolicy(kill_mode="mixed", timeout_stop=2.5).timeout_stop
     2.5
@@ -39,6 +42,7 @@ class StopPolicy:
     send_sighup: bool = False
     timeout_stop: float = 10.0
     final_kill_signal: int = signal.SIGKILL
+    guard_timeout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kill_mode not in get_args(KillMode):
@@ -47,14 +51,35 @@ class StopPolicy:
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value not in _SIGNALS:
                 raise ValueError(f"{field} must be a signal number, not {value!r}")
-        if not isinstance(self.timeout_stop, (int, float)) or isinstance(self.timeout_stop, bool):
-            raise TypeError(f"timeout_stop must be a number of seconds, not {self.timeout_stop!r}")
-        if math.isnan(self.timeout_stop) or self.timeout_stop < 0:
-            raise ValueError(f"timeout_stop must be 0 or more seconds, not {self.timeout_stop!r}")
+        for field in ("timeout_stop", "guard_timeout"):
+            value = getattr(self, field)
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                raise TypeError(f"{field} must be a number of seconds, not {value!r}")
+            if math.isnan(value) or value < 0:
+                raise ValueError(f"{field} must be 0 or more seconds, not {value!r}")
 
     def at_once(self) -> StopPolicy:
         """The same policy without its polite part: SIGKILL now."""
         return replace(self, timeout_stop=0.0, final_kill_signal=signal.SIGKILL)
+
+    def of_guard(self) -> StopPolicy:
+        """What its guard does when the supervisor is gone."""
+        mode: KillMode = "mixed" if self.kill_mode == "process" else self.kill_mode
+        return replace(self.at_once(), kill_mode=mode, timeout_stop=min(self.timeout_stop, self.guard_timeout))
+
+    def packed(self) -> bytes:
+        """Without `final_kill_signal` and `guard_timeout`, in 24 bytes at most; `unpacked()` reads it."""
+        mode = get_args(KillMode).index(self.kill_mode)
+        return f"{mode} {self.kill_signal} {self.send_sighup:d} {self.timeout_stop:.6g}".encode()
+
+    @classmethod
+    def unpacked(cls, text: bytes) -> StopPolicy:
+        """Raises ValueError for what `packed()` never makes."""
+        mode, kill_signal, send_sighup, timeout_stop = text.rstrip(b"\0").split(b" ")
+        modes = get_args(KillMode)
+        if int(mode) not in range(len(modes)):
+            raise ValueError(f"no kill mode: {mode!r}")
+        return cls(modes[int(mode)], int(kill_signal), send_sighup == b"1", float(timeout_stop))
 
     def as_unit_properties(self) -> dict[str, object]:
         """The same for `systemctl stop` of a scope. It has no main process, so `kill_mode` is control-group."""

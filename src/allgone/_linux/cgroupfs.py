@@ -261,6 +261,21 @@ def remove_soon(folder: str, within: float = 1.0) -> bool:
     return True
 
 
+def wait_until_empty(folder: str, within: float) -> bool:
+    """Wait for so many seconds until no process is in the cgroup or below it; whether that came to pass."""
+    deadline = time.monotonic() + within
+    with EmptiedWatch(folder) as watch:
+        while not watch.emptied():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            poller = select.poll()
+            poller.register(watch.fileno(), select.POLLIN)
+            if not watch.emptied():
+                poller.poll(left * 1000)
+    return True
+
+
 class EmptiedWatch:
     """An epoll on ``cgroup.events`` and on one member still alive.
 

@@ -16,7 +16,7 @@ except ImportError:
     import signal
 
 BEFORE = 6  # python, -I, -S, -c, this text, IGNORED
-USAGE, TAG, ENTER, WAIT, EXEC, BORN = range(6)
+USAGE, TAG, ENTER, WAIT, EXEC = range(5)
 DOING = ("bad arguments", "cannot tag", "cannot enter the cgroup", "supervisor is gone", "cannot execute")
 EINVAL, EPIPE = 22, 32
 
@@ -34,16 +34,13 @@ def launch():
         ignored = words[BEFORE - 1].split(b",")
         fds = []
         for what in words[BEFORE : BEFORE + 4]:
-            fds.append(None if what == b"-" else int(what.lstrip(b"+&")))
+            fds.append(None if what == b"-" else int(what.lstrip(b"+")))
             if fds[-1] is not None:
                 os.set_inheritable(fds[-1], False)
             status = fds[0]
         _, cgroup, wait, _ = fds
         what, name, argv = words[BEFORE + 4], words[BEFORE + 5], words[BEFORE + 6 :]
         tag = None if what == b"-" else tuple(map(int, what.split(b":")))
-        stage = WAIT
-        if words[BEFORE + 2].startswith(b"&"):
-            stay(status, wait)
         stage = TAG
         if tag is not None:
             resource.setrlimit(10, tag)  # RLIMIT_LOCKS
@@ -64,19 +61,6 @@ def launch():
         fail(status, stage, e.errno, what)
     except (ValueError, IndexError):
         fail(status, stage, EINVAL, what)
-
-
-def stay(status, wait):
-    pid = os.fork()
-    if pid > 0:
-        report(status, BORN, pid)
-        os._exit(0)
-    signal.pthread_sigmask(signal.SIG_SETMASK, set(range(1, 65)) - {signal.SIGTERM})
-    os.setsid()
-    os.close(status)
-    while os.read(wait, 1):
-        pass
-    os._exit(0)
 
 
 def execute(name, argv, environment):

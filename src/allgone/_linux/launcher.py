@@ -89,7 +89,6 @@ def prefix(
     procs: int | None = None,
     cgroup: int | None = None,
     wait: int | None = None,
-    stays: bool = False,
     tag: tuple[int, int] | None = None,
     restore_signals: bool = True,
     other_user: bool = False,
@@ -97,7 +96,6 @@ def prefix(
     """The launcher's program and arguments, valid inside the ``with`` block.
 
     `procs` is a cgroup.procs file to enter, `cgroup` a cgroup directory to be born in (the pid may change by that).
-    `stays`: instead of the command there is a process, of the pid reported, that ends when `wait` does.
     `other_user`: it will be executed by another user, who perhaps can't reach it by its path.
     """
     own = None
@@ -108,8 +106,6 @@ def prefix(
         words = ["-" if fd is None else str(fd) for fd in fds]
         if cgroup is not None:
             words[1] = f"+{cgroup}"
-        if stays:
-            words[2] = f"&{wait}"
         words.append("-" if tag is None else f"{tag[0]}:{tag[1]}")
         inherited = tuple(fd for fd in fds if fd is not None)
         if kind() == "compiled":

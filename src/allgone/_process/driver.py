@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from allgone._backends.keeper import KEEPER
 from allgone._core.containment import Backend, Containment, Leader
 from allgone._core.policy import StopPolicy
 from allgone._core.stop import Outcome, Steps, Stop, Wait
@@ -160,6 +161,7 @@ def _stop_everything() -> None:
         forget(containment)
     for backend in list(_backends):
         backend.close()
+    KEEPER.close()
 
 
 def _ignore_ctrl_c() -> None:

@@ -30,7 +30,7 @@ class Group:
     >>> one.poll()
     -15
 
-    backend, name, policy, sweep
+    backend, name, policy, sweep, guard
         As for `Popen`.
 
     Raises `BackendUnavailable`, and ValueError where the name can't be used.
@@ -43,13 +43,14 @@ class Group:
         name: str | None = None,
         policy: StopPolicy | None = None,
         sweep: bool = False,
+        guard: bool = True,
     ) -> None:
         self._policy = policy_or(policy, DEFAULT)
-        made_by = choose.backend(backend, sweep=sweep)
+        made_by = choose.backend(backend, sweep=sweep, guard=guard)
         self._report: Report | None = None
         self._processes: list[Popen] = []
         self._numbers = itertools.count(1)
-        self._containment = made_by.create(name, "group")
+        self._containment = made_by.create(name, "group", policy=self._policy)
         driver.track(self._containment, made_by)
 
     @property
@@ -72,7 +73,7 @@ class Group:
         self._check_owner()
         if self._report is not None:
             raise ValueError(f"group {self.name} has been stopped")
-        if given := {"backend", "sweep"} & keywords.keys():
+        if given := {"backend", "sweep", "guard"} & keywords.keys():
             raise TypeError(f"{given.pop()}= is the group's to say")
         if name is None:
             name = made_up_name(_first(args), next(self._numbers))

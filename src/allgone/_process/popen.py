@@ -41,6 +41,9 @@ class Popen(subprocess.Popen[Any]):
         The `StopPolicy` for `stop()` and for leaving the ``with`` block.
     sweep
         With process-group: also stop descendants that left the session. This process is a child subreaper meanwhile.
+    guard
+        Whether a guard, one small process, ends what is left should this process be killed (by its
+        ``policy.guard_timeout``, at once by default).
     unit, slice, description, properties
         With cgroup, where systemd runs: a scope of its own with this name (``"job.scope"``; made up where only others
         are given), in this slice, with these properties (systemd.scope(5), ``{"MemoryMax": "1G"}``).
@@ -66,6 +69,7 @@ class Popen(subprocess.Popen[Any]):
         name: str | None = None,
         policy: StopPolicy | None = None,
         sweep: bool = False,
+        guard: bool = True,
         unit: str | None = None,
         slice: str | None = None,
         description: str | None = None,
@@ -85,8 +89,8 @@ class Popen(subprocess.Popen[Any]):
             self._containment = _within
         else:
             preexec = options.get("preexec_fn") is not None
-            made_by = choose.backend(backend, sweep=sweep, scope=scope is not None, preexec=preexec)
-            self._containment = made_by.create(name, executable, scope)
+            made_by = choose.backend(backend, sweep=sweep, guard=guard, scope=scope is not None, preexec=preexec)
+            self._containment = made_by.create(name, executable, scope, policy=self._policy, argv=argv)
             driver.track(self._containment, made_by)
         try:
             self._spawn(argv, executable, options)
@@ -165,7 +169,7 @@ class Popen(subprocess.Popen[Any]):
         assert self._child is not None
         self._child.reap(block=True)
         self.pid = pid
-        self._child = Child(pid)
+        self._adopt()
 
     def _leaders(self) -> tuple[Child, ...]:
         return () if self._child is None or self.returncode is not None else (self._child,)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Sequence
 
+from allgone._core.callers import level_outside
 from allgone._core.containment import Containment, Leader
 from allgone._core.report import Process, Report
 from allgone._core.stop import Outcome
@@ -80,16 +80,8 @@ def _warn(report: Report, alive: Collection[int]) -> None:
         f"{report.name}: still alive, for they left the process group by setsid(): {who}. "
         'sweep=True stops such processes too, and backend="cgroup" keeps them from leaving',
         EscapedProcessWarning,
-        stacklevel=_to_the_caller(),
+        stacklevel=level_outside("allgone", "contextlib"),
     )
-
-
-def _to_the_caller() -> int:
-    """The stacklevel, seen from `_warn`, of the first frame outside allgone: the line that the warning is about."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("allgone", "contextlib"):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def stop_after(error: BaseException, stop: Callable[[], object]) -> None:

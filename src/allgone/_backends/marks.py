@@ -1,0 +1,125 @@
+"""What is noted on the directories that we make, so that others can tell whose and what they are: xattrs.
+
+The kernel drops them with the directory, so nothing goes stale. Where it has none for cgroups (before Linux 5.7)
+nothing is noted, and all works without.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from allgone._core.policy import StopPolicy
+
+OWNER, CONTAINMENT, LEADER = "user.allgone.owner", "user.allgone.containment", "user.allgone.leader"
+_VERSION = "1"
+_MOST = 1000  # bytes of a command
+_NO_XATTRS = (errno.EOPNOTSUPP, errno.EPERM, errno.ENOSPC, errno.E2BIG)
+
+
+class Owner(NamedTuple):
+    """A supervisor, by what no other process shares."""
+
+    pid: int
+    started: int  # clock ticks since boot (proc_pid_stat(5), starttime)
+    pid_namespace: int  # inode
+
+    def is_here(self) -> bool:
+        """Whether pids mean to us what they mean to it."""
+        return self.pid_namespace == _pid_namespace()
+
+    def is_alive(self) -> bool:
+        """Whether it is seen to run; what can't be seen from here is not."""
+        return self.is_here() and _started(self.pid) == self.started
+
+
+class Noted(NamedTuple):
+    """What is known of a containment."""
+
+    since: float  # seconds since 1970
+    policy: bytes  # `StopPolicy.packed()`
+    command: tuple[str, ...]
+
+
+def note_owner(folder: str) -> None:
+    _set(folder, OWNER, _own_text(os.getpid()))
+
+
+@lru_cache(maxsize=1)
+def _own_text(pid: int) -> bytes:
+    return f"{_VERSION} {pid} {_started(pid)} {_pid_namespace()}".encode()
+
+
+def note_containment(folder: str, policy: StopPolicy, argv: Sequence[object]) -> None:
+    words = b"\0".join(os.fsencode(word) if isinstance(word, (str, bytes, os.PathLike)) else b"?" for word in argv[:50])
+    text = f"{_VERSION} {time.time():.3f} ".encode() + policy.of_guard().packed() + b"\0" + words[:_MOST]
+    _set(folder, CONTAINMENT, text)
+
+
+def note_leader(folder: str, pid: int) -> None:
+    _set(folder, LEADER, str(pid).encode())
+
+
+def leader(folder: str) -> int:
+    """A number that may be anybody's by now; 0 where none was noted."""
+    text = _get(folder, LEADER)
+    return int(text) if text.isdigit() else 0
+
+
+def owner(folder: str) -> Owner | None:
+    """Whose home a directory is; None if it is none, or was made by a version that this one doesn't know."""
+    words = _get(folder, OWNER).split(b" ")
+    if len(words) != 4 or words[0] != _VERSION.encode():
+        return None
+    try:
+        return Owner(*map(int, words[1:]))
+    except ValueError:  # somebody else wrote it
+        return None
+
+
+def containment(folder: str) -> Noted | None:
+    """What a directory holds; None where nothing was noted that this version knows."""
+    head, _, command = _get(folder, CONTAINMENT).partition(b"\0")
+    version, _, rest = head.partition(b" ")
+    since, _, policy = rest.partition(b" ")
+    if version != _VERSION.encode():
+        return None
+    try:
+        StopPolicy.unpacked(policy)
+        return Noted(float(since), policy, tuple(os.fsdecode(word) for word in command.split(b"\0")))
+    except ValueError:
+        return None
+
+
+def _set(folder: str, name: str, value: bytes) -> None:
+    try:
+        os.setxattr(folder, name, value)
+    except OSError as e:
+        if e.errno not in _NO_XATTRS:
+            raise
+
+
+def _get(folder: str, name: str) -> bytes:
+    try:
+        return os.getxattr(folder, name)
+    except OSError as e:
+        if e.errno not in (errno.ENODATA, errno.ENOENT, errno.ENODEV, *_NO_XATTRS):
+            raise
+        return b""
+
+
+def _started(pid: int) -> int:
+    """When it started, in clock ticks since boot; 0 if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            return int(f.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino

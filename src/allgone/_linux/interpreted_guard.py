@@ -1,0 +1,87 @@
+"""The guard where there is no compiled one: the same arguments as src/launcher/guard.c, and the same behaviour.
+
+It imports allgone's own modules only when there is something to do; until then it is an interpreter asleep in poll(2).
+"""
+
+import os
+import select
+import sys
+
+try:
+    import _signal as signal  # without the enums of signal
+except ImportError:
+    import signal
+
+BORN, WAIT = 5, 3
+
+
+def main(words):
+    status, pipe, supervisor, register = (None if word == "-" else int(word) for word in words[:4])
+    try:
+        pid = os.fork()
+    except OSError as e:
+        report(status, WAIT, e.errno)
+        os._exit(125)
+    if pid:
+        report(status, BORN, pid)
+        os._exit(0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set(range(1, 65)) - {signal.SIGTERM})
+    os.setsid()
+    os.close(status)
+    watch(pipe, supervisor, register, words[4], words[5:])
+
+
+def report(status, stage, value):
+    os.write(status, stage.to_bytes(4, sys.byteorder) + value.to_bytes(4, sys.byteorder))
+
+
+def watch(pipe, supervisor, register, own, program):
+    poller = select.poll()
+    for fd in (pipe, supervisor):
+        poller.register(fd, select.POLLIN)
+    guarded = None
+    while True:
+        ready = {fd for fd, _ in poller.poll()}
+        if pipe in ready:
+            message = os.read(pipe, 5)
+            if message[:1] == b"q" or (not message and register is None):
+                os._exit(0)
+            if not message:
+                poller.unregister(pipe)
+            else:
+                home = path_of(register, int.from_bytes(message[1:5], "little"))
+                guarded = home if message[:1] == b"e" else None
+                enter(home + b"/guard") if guarded else leave(home, own)
+        elif register is None:
+            os._exit(0)
+        else:
+            signal.pthread_sigmask(signal.SIG_SETMASK, set(range(1, 65)))
+            os.set_inheritable(register, True)
+            if guarded:
+                leave(guarded, own)
+            os.execv(program[0], program)
+
+
+def path_of(register, number):
+    return os.pread(register, 4096, (1 + number) * 4096)[8:].partition(b"\0")[0]
+
+
+def leave(home, own):
+    if not home.endswith(b".scope"):
+        enter(os.path.dirname(home)) or enter(os.fsencode(own))
+
+
+def enter(folder):
+    try:
+        fd = os.open(folder + b"/cgroup.procs", os.O_WRONLY)
+        try:
+            os.write(fd, b"0")
+        finally:
+            os.close(fd)
+    except OSError:  # removed meanwhile, say: its work can be done from anywhere
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,64 @@
+"""What allgone-guard runs when its supervisor is gone: end all that is in the register, by its policies.
+
+Run as ``python -I -S guard.py REGISTER SUPERVISOR``: an fd and a pid. Exit status 0 if nothing is left.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":  # no site, so that nothing but ourselves and the standard library is needed
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from allgone._core.policy import StopPolicy
+from allgone._linux import register
+from allgone._upkeep import leftovers
+from allgone._upkeep.leftovers import AT_ONCE, LeftGroups, LeftHome
+
+
+def end_all(entries: int) -> list[str]:
+    """All that the register says; returns what could not be done, in words."""
+    homes = list(filter(None, map(_home, register.homes(entries))))
+    groups = list(register.groups(entries))
+    jobs = [(each, leftovers.noted_policy(each)) for home in homes for each in leftovers.containments(home)]
+    polite = [each for each in groups if StopPolicy.unpacked(each.policy).timeout_stop > 0]
+    failed = leftovers.end(
+        [
+            *jobs,
+            *((LeftGroups([each]), StopPolicy.unpacked(each.policy)) for each in polite),
+            # One look at all processes for all of them.
+            *([(LeftGroups(at_once), AT_ONCE)] if (at_once := [each for each in groups if each not in polite]) else []),
+        ]
+    )
+    for home in homes:
+        home.close()
+    return list(map(str, failed))
+
+
+def _home(entry: register.HomeEntry) -> LeftHome | None:
+    try:
+        if entry.inode and os.stat(entry.path).st_ino != entry.inode:
+            return None  # somebody else's by now
+        return LeftHome(entry.path, leftovers.mount_of(entry.path))
+    except FileNotFoundError:
+        return None
+
+
+def _main() -> int:
+    import resource
+    import syslog
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each containment that is waited for takes three
+    entries, supervisor = map(int, sys.argv[1:3])
+    failed = end_all(entries)
+    syslog.openlog("allgone-guard", syslog.LOG_PID)
+    syslog.syslog(syslog.LOG_NOTICE, f"process {supervisor} is gone; what it had started was ended")
+    for each in failed:
+        syslog.syslog(syslog.LOG_ERR, each)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,115 @@
+"""What lost both its supervisor and its guard: found by the lock that nobody holds, ended, and removed.
+
+A home is left alone unless it is certain that nobody will take care of it: its lock can be taken, no guard is in its
+``guard/``, its owner is not seen to run, and it is of the user that we are.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from allgone._backends import marks
+from allgone._core.report import Process
+from allgone._linux import cgroupfs
+from allgone._upkeep import leftovers
+from allgone._upkeep.leftovers import AT_ONCE, LeftHome
+
+_NAME = re.compile(r"allgone-[0-9]+-[0-9a-f]{8}(\.scope)?")
+_FRESH = 60.0  # seconds in which one without a mark may be just being made
+
+
+class Swept(NamedTuple):
+    """What a janitor found in a home, and whether it is gone now."""
+
+    folder: str
+    owner: marks.Owner | None
+    processes: tuple[Process, ...]
+    left: tuple[str, ...]  # what could not be ended, in words; empty is good
+
+
+def is_home(folder: str) -> bool:
+    """Whether a supervisor made it. (One that was killed while it did, long enough ago, has left no mark.)"""
+    if marks.owner(folder) is not None:
+        return True
+    if not _NAME.fullmatch(os.path.basename(folder)):
+        return False
+    try:
+        return time.time() - os.stat(folder).st_ctime > _FRESH
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def held(folder: str) -> Iterator[bool]:
+    """Whether it is stale, and while it is looked at nobody else's to sweep."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, PermissionError):
+        yield False
+        return
+    try:
+        yield os.fstat(fd).st_uid == os.geteuid() and _lock(fd) and _is_left(folder, fd)
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        if e.errno != errno.EWOULDBLOCK:
+            raise
+        return False
+    return True
+
+
+def _is_left(folder: str, fd: int) -> bool:
+    owner = marks.owner(folder)
+    if owner is not None and owner.is_alive():  # it has execed, or forked in a way that lost its lock
+        return False
+    try:
+        return os.stat(folder).st_ino == os.fstat(fd).st_ino and not cgroupfs.populated(folder + "/guard")
+    except FileNotFoundError:
+        return False
+
+
+def sweep(folder: str) -> Swept | None:
+    """End and remove what is in a stale home; None where it is not stale, or another janitor is at it."""
+    with held(folder) as is_stale:
+        if not is_stale:
+            return None
+        owner = marks.owner(folder)
+        home = LeftHome(folder, leftovers.mount_of(folder))
+        containments = leftovers.containments(home)
+        found = tuple(process for each in containments for process in leftovers.described(each))
+        failed = leftovers.end((each, AT_ONCE) for each in containments)
+        home.close()
+        return Swept(folder, owner, found, tuple(map(str, failed)))
+
+
+def look(folder: str) -> Swept | None:
+    """What `sweep()` would find, without touching it."""
+    with held(folder) as is_stale:
+        if not is_stale:
+            return None
+        containments = leftovers.containments(LeftHome(folder, leftovers.mount_of(folder)))
+        found = tuple(process for each in containments for process in leftovers.described(each))
+        return Swept(folder, marks.owner(folder), found, ())
+
+
+def sweep_beside(home: str) -> list[Swept]:
+    """Sweep the stale homes that are in the same directory as `home`, which is our own."""
+    try:
+        with os.scandir(os.path.dirname(home)) as entries:
+            names = [e.name for e in entries if e.name.startswith("allgone-") and e.name != os.path.basename(home)]
+    except (FileNotFoundError, PermissionError):
+        return []
+    folders = [f"{os.path.dirname(home)}/{name}" for name in names]
+    return [swept for folder in folders if is_home(folder) and (swept := sweep(folder)) is not None]

@@ -1,0 +1,187 @@
+/* allgone-guard: what outlives a supervisor that was killed, and ends what that leaves behind.
+ *
+ *   allgone-guard STATUS PIPE PIDFD REGISTER OWN [PROGRAM [ARGV...]]
+ *
+ *   STATUS      fd to report on, as the launcher does: STAGE_BORN and the guard's pid, which is nobody's child.
+ *   PIPE        fd on which the supervisor speaks, 5 bytes a word: 'q': end. 'e' and the number of a home in the
+ *               register: move to the cgroup guard/ in it. 'l' and such a number: leave that. End-of-file says nothing,
+ *               for the supervisor may have execed.
+ *   PIDFD       the supervisor's: when it ends, everything in the register is ended.
+ *   REGISTER    fd of the supervisor's list of what there is to end (_linux/register.py has the layout). Or "-": just
+ *               hold a place, as a scope needs a process, until end-of-file on PIPE or the supervisor's end.
+ *   OWN         the supervisor's cgroup directory, or "-": where to go to, when guard/ is to be removed.
+ *   PROGRAM     finishes the work by the supervisor's policies; absent files or memory must not be in the way, so
+ *               what can be killed at once is killed before that.
+ *
+ * A session of its own, all signals blocked but SIGTERM (systemctl stop; blocked as well once there is work to do).
+ * It sleeps in poll(2) and holds some ten kilobytes of memory.
+ */
+#include "freestanding.h"
+
+enum { PAGE = 4096, DT_DIR_ = 4, POLLIN_ = 1, AT_EMPTY_PATH_ = 0x1000, STATX_INO_ = 0x100, HOMES = 1024 };
+
+struct header { unsigned version, polite, homes; }; /* polite: containments that are not to be killed at once */
+struct home { ulong inode; char path[PAGE - sizeof(ulong)]; };
+struct entry { ulong inode, offset; unsigned short size; unsigned char type; char name[]; };
+
+static int descriptor(const char *arg) {
+	ulong fd;
+	if (arg[0] == '-' && !arg[1]) return -1;
+	if (!number(&arg, 0, &fd)) leave(125);
+	return (int)fd;
+}
+
+static int same(const char *a, const char *b) {
+	while (*a && *a == *b) a++, b++;
+	return *a == *b;
+}
+
+/* Write to a file in a directory; `name` has to be short. */
+static void put(int folder, const char *name, const char *file, const char *text) {
+	char path[PAGE + 32];
+	ulong n = 0;
+	for (; *name && n < PAGE; name++) path[n++] = *name;
+	do path[n++] = *file; while (*file++);
+	long fd = sys4(NR_openat, folder, (long)path, O_WRONLY_ | O_CLOEXEC_, 0);
+	if (fd < 0) return;
+	sys3(NR_write, fd, (long)text, 1);
+	sys3(NR_close, fd, 0, 0);
+}
+
+static int read_home(int list, ulong n, struct home *home) {
+	long got = sys4(NR_pread64, list, (long)home, sizeof *home, (long)((n + 1) * PAGE));
+	home->path[sizeof home->path - 1] = 0;
+	return got == sizeof *home && home->path[0];
+}
+
+static ulong inode_of(int fd) {
+	ulong facts[32];
+	long r = sys5(NR_statx, fd, (long)"", AT_EMPTY_PATH_, STATX_INO_, (long)facts);
+	return r < 0 ? 0 : facts[4]; /* stx_ino, at 0x20 on every machine */
+}
+
+/* One write for each containment; the cgroup guard/, where we are, is left out. */
+static void kill_all_in(const struct home *home) {
+	char buffer[PAGE] __attribute__((aligned(8)));
+	long folder = sys4(NR_openat, AT_FDCWD_, (long)home->path, O_DIRECTORY_ | O_CLOEXEC_, 0), got;
+	if (folder < 0) return;
+	if (!home->inode || home->inode == inode_of((int)folder))
+		while ((got = sys3(NR_getdents64, folder, (long)buffer, sizeof buffer)) > 0)
+			for (long at = 0; at < got;) {
+				struct entry *each = (struct entry *)(buffer + at);
+				if (each->type == DT_DIR_ && each->name[0] != '.' && !same(each->name, "guard"))
+					put((int)folder, each->name, "/cgroup.kill", "1");
+				at += each->size;
+			}
+	sys3(NR_close, folder, 0, 0);
+}
+
+static void kill_all(int list, const struct header *header) {
+	static struct home home;
+	for (ulong n = 0; n < header->homes && n < HOMES; n++)
+		if (read_home(list, n, &home)) kill_all_in(&home);
+}
+
+/* The program's exit status; -1 if it could not be run to its end. */
+static int run(char **argv, char **envp) {
+	int status = -1;
+	long pid = sys5(NR_clone, SIGCHLD_, 0, 0, 0, 0);
+	if (pid == 0) {
+		sys3(NR_execve, (long)argv[0], (long)argv, (long)envp);
+		leave(127);
+	}
+	if (pid < 0 || sys4(NR_wait4, pid, (long)&status, 0, 0) != pid) return -1;
+	return status;
+}
+
+/* Go on as another process, born in that cgroup: entering it would wait for an RCU grace period. */
+static int reborn_in(const char *folder) {
+	struct { ulong flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup; }
+		args = {.flags = CLONE_INTO_CGROUP_, .exit_signal = SIGCHLD_};
+	long fd = sys4(NR_openat, AT_FDCWD_, (long)folder, O_DIRECTORY_ | O_CLOEXEC_, 0), pid;
+	if (fd < 0) return 0;
+	args.cgroup = (ulong)fd;
+	pid = sys3(NR_clone3, (long)&args, sizeof args, 0);
+	if (pid > 0) leave(0);
+	if (pid < 0) put(AT_FDCWD_, folder, "/cgroup.procs", "0"); /* Linux before 5.7; or where a limit of pids is reached */
+	sys3(NR_close, fd, 0, 0);
+	return pid == 0;
+}
+
+/* Out of guard/, to the cgroup that the home is in or else to the supervisor's. Of a scope we are the first process. */
+static void leave_home(struct home *home, const char *own) {
+	ulong n = 0, slash = 0;
+	for (; home->path[n]; n++) if (home->path[n] == '/') slash = n;
+	if (n > 6 && same(home->path + n - 6, ".scope")) return;
+	home->path[slash] = 0;
+	if (!reborn_in(home->path)) reborn_in(own);
+	home->path[slash] = '/';
+}
+
+static void end_all(int list, const char *own, long guarded, char **argv, char **envp) {
+	static struct home home;
+	struct header header = {0, 0, 0};
+	ulong all = ~0ul;
+	sys4(NR_rt_sigprocmask, SIG_SETMASK_, (long)&all, 0, sizeof all);
+	sys4(NR_pread64, list, (long)&header, sizeof header, 0);
+	if (!header.polite) kill_all(list, &header);
+	if (guarded >= 0 && read_home(list, (ulong)guarded, &home)) leave_home(&home, own);
+	if (*argv && run(argv, envp) != 0) kill_all(list, &header);
+	leave(0);
+}
+
+/* What the supervisor said; false at end-of-file. `guarded`: the home whose guard/ we are in. */
+static int obey(int pipe, int list, const char *own, long *guarded) {
+	static struct home home;
+	unsigned char message[5];
+	long got;
+	do got = sys3(NR_read, pipe, (long)message, sizeof message); while (got == -E_INTR);
+	if (got <= 0) return 0;
+	if (message[0] == 'q') leave(0);
+	ulong n = message[1] | (ulong)message[2] << 8;
+	if (got != sizeof message || !read_home(list, n, &home)) return 1;
+	if (message[0] == 'e') {
+		put(AT_FDCWD_, home.path, "/guard/cgroup.procs", "0");
+		*guarded = (long)n;
+	} else if (message[0] == 'l') {
+		leave_home(&home, own);
+		*guarded = -1;
+	}
+	return 1;
+}
+
+static void keep_watch(int pipe, int supervisor, int list, const char *own, char **argv, char **envp) {
+	struct { int fd; short events, revents; } watched[2] = {{pipe, POLLIN_, 0}, {supervisor, POLLIN_, 0}};
+	long guarded = -1;
+	for (;;) {
+		if (sys5(NR_ppoll, (long)watched, 2, 0, 0, 0) <= 0) continue;
+		if (watched[0].revents) { /* its last words come first */
+			if (obey(pipe, list, own, &guarded)) continue;
+			watched[0].fd = -1;
+			if (list < 0) leave(0);
+		} else if (list < 0) {
+			leave(0);
+		} else {
+			end_all(list, own, guarded, argv, envp);
+		}
+	}
+}
+
+__attribute__((used, noreturn)) void program(long *stack) {
+	long argc = stack[0];
+	char **argv = (char **)(stack + 1), **envp = argv + argc + 1;
+	if (argc < 6) leave(125);
+	int status = descriptor(argv[1]), pipe = descriptor(argv[2]), supervisor = descriptor(argv[3]),
+	    list = descriptor(argv[4]);
+	long pid = sys5(NR_clone, SIGCHLD_, 0, 0, 0, 0);
+	if (pid != 0) {
+		report(status, pid < 0 ? STAGE_WAIT : STAGE_BORN, (int)(pid < 0 ? -pid : pid));
+		leave(pid < 0 ? 125 : 0);
+	}
+	ulong all_but_term = ~(1ul << (SIGTERM_ - 1));
+	sys4(NR_rt_sigprocmask, SIG_SETMASK_, (long)&all_but_term, 0, sizeof all_but_term);
+	sys3(NR_setsid, 0, 0, 0);
+	sys3(NR_close, status, 0, 0);
+	keep_watch(pipe, supervisor, list, argv[5], argv + 6, envp);
+	__builtin_unreachable();
+}
