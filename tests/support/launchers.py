@@ -103,10 +103,11 @@ def _aarch64(folder: Path) -> tuple[str, str]:
     cc, qemu = map(shutil.which, _AARCH64)
     if cc is None or qemu is None:
         missing(f"no aarch64 launcher without {' and '.join(_AARCH64)}")
-    binary = folder / "allgone-launch-aarch64"
-    if not build_script().build(binary, [cc]):
+    folder /= "aarch64"
+    folder.mkdir()
+    if not build_script().build(folder, [cc]):
         pytest.fail(f"{cc} does not compile the launcher")
-    return qemu, str(binary)
+    return qemu, str(folder / "allgone-launch")
 
 
 @functools.cache

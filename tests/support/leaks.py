@@ -9,12 +9,26 @@ import re
 import threading
 from dataclasses import dataclass
 
+from allgone._backends.keeper import KEEPER
 from support import cgroups, init, procfs
 
 
 # The cgroup backend keeps one directory for this process, and an fd that locks it, until the process ends.
 def _is_own_home(path: str) -> bool:
-    return re.fullmatch(rf".*/allgone-{os.getpid()}-[0-9a-f]+", path) is not None
+    return re.fullmatch(rf".*/allgone-{os.getpid()}-[0-9a-f]+(/guard)?", path) is not None
+
+
+def _is_own_guard(pid: int) -> bool:
+    """The process that both backends keep for this one, until it ends: it is what leads a session of that number."""
+    try:
+        return KEEPER._guard is not None and os.getsid(pid) == KEEPER._guard.pid
+    except ProcessLookupError:
+        return False
+
+
+def _is_to_the_guard(fd: int) -> bool:
+    register, guard = KEEPER._register, KEEPER._guard
+    return fd in (register and register.fileno(), guard and guard._pipe)
 
 
 _SETTLE = 1.0  # seconds that a process may take from its last cgroup.events to being a zombie on a busy machine
@@ -57,7 +71,7 @@ def _fds() -> list[tuple[int, str]]:
             target = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue  # the directory that we are listing
-        if not _is_own_home(target):
+        if not _is_own_home(target) and not _is_to_the_guard(int(name)):
             found.append((int(name), target))
     return found
 
@@ -69,7 +83,7 @@ def _descendants() -> list[int]:
         new = [pid for pid in init.children(todo.pop()) if procfs.is_alive(pid)]
         found += new
         todo += new
-    return [pid for pid in found if pid != os.getpid()]
+    return [pid for pid in found if pid != os.getpid() and not _is_own_guard(pid)]
 
 
 def leaked(before: Holdings, base: str | None) -> list[str]:

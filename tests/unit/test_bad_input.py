@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import allgone
+from allgone._backends.keeper import KEEPER
 from allgone._linux import processes
 from allgone._process import driver
 
@@ -21,6 +22,7 @@ def _nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> Any:
     def fork_exec(*_: object) -> int:
         raise AssertionError("something was started")
 
+    KEEPER._ensure()  # this process's guard, which the first containment would start
     children, fds, live = processes.children_of_self(), os.listdir("/proc/self/fd"), list(driver._live)
     monkeypatch.setattr("subprocess._fork_exec", fork_exec, raising=False)
     monkeypatch.setattr("_posixsubprocess.fork_exec", fork_exec)
@@ -52,6 +54,8 @@ def _nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"args": ["true"], "name": ""}, ValueError, "can't be used"),
         ({"args": ["true"], "name": b"web"}, TypeError, "name must be a str"),
         ({"args": ["true"], "name": 7}, TypeError, "name must be a str"),
+        ({"args": ["true"], "guard": "no"}, TypeError, "guard must be True or False"),
+        ({"args": ["true"], "guard": False, "backend": allgone.ProcessGroupBackend()}, ValueError, "to be made with"),
         ({"args": ["true"], "nonsense": 1}, TypeError, "nonsense"),
         ({"args": ["true"], "bufsize": "x"}, TypeError, "bufsize"),
         ({"args": ["true"], "process_group": 7}, ValueError, "process_group= joins a group that exists"),

@@ -18,8 +18,11 @@ class Stub:
 
     name = "cgroup"
 
+    def __init__(self, *, guard: bool) -> None:
+        pass
 
-def _no_cgroup() -> None:
+
+def _no_cgroup(*, guard: bool) -> None:
     raise BackendUnavailable("cgroup", (REASON,))
 
 

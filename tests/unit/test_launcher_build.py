@@ -1,4 +1,4 @@
-"""The launcher is built small and free of libc; without a working compiler there is none, and no harm."""
+"""Launcher and guard are built small and free of libc; without a working compiler there are none, and no harm."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from support.tiers import missing
 from allgone._linux import launcher
 
 
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "allgone-launch"
-
-
-def test_it_is_static_small_and_executable(target: Path) -> None:
+@pytest.mark.parametrize("program", ["allgone-launch", "allgone-guard"])
+def test_they_are_static_small_and_executable(tmp_path: Path, program: str) -> None:
     script = launchers.build_script()
     if script.compiler() is None:
         missing("no C compiler")
-    assert script.build(target)
+    assert script.build(tmp_path)
+    target = tmp_path / program
     assert target.stat().st_size < 8_000
     assert os.access(target, os.X_OK)
     image = target.read_bytes()
@@ -33,13 +30,14 @@ def test_it_is_static_small_and_executable(target: Path) -> None:
 
 @pytest.mark.parametrize("cc", [[], ["false"]], ids=["none", "broken"])
 def test_without_a_working_compiler_there_is_no_file_and_a_reason(
-    target: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cc: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cc: list[str]
 ) -> None:
     script = launchers.build_script()
     monkeypatch.setenv("CC", " ".join(cc))
-    target.write_text("left from before")
-    assert not script.build(target)
-    assert not target.exists()
+    for name in script.PROGRAMS:
+        (tmp_path / name).write_text("left from before")
+    assert not script.build(tmp_path)
+    assert os.listdir(tmp_path) == []
     assert "interpreted launcher will be used" in capsys.readouterr().err
 
 

@@ -19,6 +19,7 @@ def test_defaults_are_those_of_the_design() -> None:
         "send_sighup": False,
         "timeout_stop": 10.0,
         "final_kill_signal": signal.SIGKILL,
+        "guard_timeout": 0.0,
     }
 
 

@@ -163,7 +163,7 @@ class ScopeHome:
         if not self._lost:
             if suspected and self._is_being_stopped():
                 self._lost = f"{self.unit} was stopped"
-            # cgroup.kill and systemctl kill have sent the anchor its signal by now. If it was killed alone the scope goes on.
+            # cgroup.kill and systemctl kill have sent the anchor its signal by now. Killed alone, it was not the scope.
             elif self._anchor.has_ended(_KILLED_WITH_IT if suspected else 0) and not self._is_inhabited():
                 self._lost = f"{self.unit} was stopped or killed"
         return self._lost

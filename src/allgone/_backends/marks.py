@@ -41,7 +41,7 @@ class Noted(NamedTuple):
     """What is known of a containment."""
 
     since: float  # seconds since 1970
-    policy: bytes  # `StopPolicy.packed()`
+    policy: StopPolicy
     command: tuple[str, ...]
 
 
@@ -56,7 +56,7 @@ def _own_text(pid: int) -> bytes:
 
 def note_containment(folder: str, policy: StopPolicy, argv: Sequence[object]) -> None:
     words = b"\0".join(os.fsencode(word) if isinstance(word, (str, bytes, os.PathLike)) else b"?" for word in argv[:50])
-    text = f"{_VERSION} {time.time():.3f} ".encode() + policy.of_guard().packed() + b"\0" + words[:_MOST]
+    text = f"{_VERSION} {time.time():.3f} ".encode() + policy.packed() + b"\0" + words[:_MOST]
     _set(folder, CONTAINMENT, text)
 
 
@@ -89,8 +89,9 @@ def containment(folder: str) -> Noted | None:
     if version != _VERSION.encode():
         return None
     try:
-        StopPolicy.unpacked(policy)
-        return Noted(float(since), policy, tuple(os.fsdecode(word) for word in command.split(b"\0")))
+        return Noted(
+            float(since), StopPolicy.unpacked(policy), tuple(os.fsdecode(word) for word in command.split(b"\0"))
+        )
     except ValueError:
         return None
 

@@ -96,7 +96,7 @@ class ProcessGroupContainment:
             )
 
     def _entry(self, leader: int) -> GroupEntry:
-        policy = self._policy.of_guard().packed()
+        policy = self._policy.packed()
         return GroupEntry(self.name, self._tag, leader, self._session, self._sweep, time.time(), policy)
 
     def born(self, leader: Leader) -> None:

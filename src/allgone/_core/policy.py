@@ -68,18 +68,22 @@ class StopPolicy:
         return replace(self.at_once(), kill_mode=mode, timeout_stop=min(self.timeout_stop, self.guard_timeout))
 
     def packed(self) -> bytes:
-        """Without `final_kill_signal` and `guard_timeout`, in 24 bytes at most; `unpacked()` reads it."""
+        """Without `final_kill_signal`, in 40 bytes at most; `unpacked()` reads it."""
         mode = get_args(KillMode).index(self.kill_mode)
-        return f"{mode} {self.kill_signal} {self.send_sighup:d} {self.timeout_stop:.6g}".encode()
+        times = f"{self.timeout_stop:.6g} {self.guard_timeout:.6g}"
+        return f"{mode} {self.kill_signal} {self.send_sighup:d} {times}".encode()
 
     @classmethod
     def unpacked(cls, text: bytes) -> StopPolicy:
         """Raises ValueError for what `packed()` never makes."""
-        mode, kill_signal, send_sighup, timeout_stop = text.rstrip(b"\0").split(b" ")
+        mode, kill_signal, send_sighup, timeout_stop, guard_timeout = text.rstrip(b"\0").split(b" ")
         modes = get_args(KillMode)
         if int(mode) not in range(len(modes)):
             raise ValueError(f"no kill mode: {mode!r}")
-        return cls(modes[int(mode)], int(kill_signal), send_sighup == b"1", float(timeout_stop))
+        return cls(
+            modes[int(mode)], int(kill_signal), send_sighup == b"1", float(timeout_stop),
+            guard_timeout=float(guard_timeout),
+        )  # fmt: skip
 
     def as_unit_properties(self) -> dict[str, object]:
         """The same for `systemctl stop` of a scope. It has no main process, so `kill_mode` is control-group."""

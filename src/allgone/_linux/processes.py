@@ -28,6 +28,11 @@ class Tag(NamedTuple):
         return limits[0] == self.soft or (limits[1] == self.hard and self.soft == self.hard)
 
 
+def is_tag(limit: int) -> bool:
+    """Whether a value of RLIMIT_LOCKS is one that we have given."""
+    return _SOFT <= limit < 2 * _HARD
+
+
 def new_tag() -> Tag:
     """A tag for a new containment: 61 or more random bits; inside a tagged process the outer tag is kept as well."""
     hard = resource.getrlimit(RLIMIT_LOCKS)[1]
@@ -161,10 +166,23 @@ def named(pids: Iterable[int], most: int = 64) -> tuple[Process, ...]:
 def _named(pid: int) -> Process:
     try:
         name = _read(f"/proc/{pid}/comm").decode("utf-8", "replace").rstrip("\n")
-        words = _read(f"/proc/{pid}/cmdline").decode("utf-8", "replace").rstrip("\0").split("\0")
     except (FileNotFoundError, ProcessLookupError):
         return Process(pid)
-    return Process(pid, name, _shown(words))
+    return Process(pid, name, command(pid))
+
+
+def words(pid: int) -> list[str]:
+    """The words of its command, as many as 4096 bytes hold; none if it is gone, a zombie or a kernel thread."""
+    try:
+        text = _read(f"/proc/{pid}/cmdline").decode("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return text.rstrip("\0").split("\0") if text else []
+
+
+def command(pid: int) -> str:
+    """Its command for people to read; "" if it is gone."""
+    return _shown(words(pid))
 
 
 def _read(path: str) -> bytes:

@@ -21,7 +21,7 @@ _PAGE = 4096
 _HOMES = 1024
 _HEADER = struct.Struct("=III")
 _INODE = struct.Struct("=Q")
-_GROUP = struct.Struct("=QQiBd24s64s")  # soft and hard tag, leader, flags, since, policy, name
+_GROUP = struct.Struct("=QQiBd40s56s")  # soft and hard tag, leader, flags, since, policy, name
 _GROUP_SIZE = 128
 _GROUPS_AT = (1 + _HOMES) * _PAGE
 _SESSION, _SWEEP = 1, 2
@@ -122,7 +122,7 @@ class Register:
 
     def _write_group(self, number: int, entry: GroupEntry) -> None:
         flags = _SESSION * entry.session + _SWEEP * entry.sweep
-        name = entry.name.encode()[:64]
+        name = entry.name.encode()[:56]
         packed = _GROUP.pack(*entry.tag, entry.leader, flags, entry.since, entry.policy, name)
         os.pwrite(self._fd, packed.ljust(_GROUP_SIZE, b"\0"), _GROUPS_AT + number * _GROUP_SIZE)
 

@@ -11,6 +11,7 @@ import sys
 if __name__ == "__main__":  # no site, so that nothing but ourselves and the standard library is needed
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
+from allgone._core.containment import Containment
 from allgone._core.policy import StopPolicy
 from allgone._linux import register
 from allgone._upkeep import leftovers
@@ -20,17 +21,15 @@ from allgone._upkeep.leftovers import AT_ONCE, LeftGroups, LeftHome
 def end_all(entries: int) -> list[str]:
     """All that the register says; returns what could not be done, in words."""
     homes = list(filter(None, map(_home, register.homes(entries))))
-    groups = list(register.groups(entries))
-    jobs = [(each, leftovers.noted_policy(each)) for home in homes for each in leftovers.containments(home)]
-    polite = [each for each in groups if StopPolicy.unpacked(each.policy).timeout_stop > 0]
-    failed = leftovers.end(
-        [
-            *jobs,
-            *((LeftGroups([each]), StopPolicy.unpacked(each.policy)) for each in polite),
-            # One look at all processes for all of them.
-            *([(LeftGroups(at_once), AT_ONCE)] if (at_once := [each for each in groups if each not in polite]) else []),
-        ]
-    )
+    jobs: list[tuple[Containment, StopPolicy]] = [
+        (each, leftovers.noted_policy(each).of_guard()) for home in homes for each in leftovers.containments(home)
+    ]
+    policies = {entry: StopPolicy.unpacked(entry.policy).of_guard() for entry in register.groups(entries)}
+    at_once = [entry for entry, policy in policies.items() if policy.timeout_stop == 0]
+    jobs += [(LeftGroups([entry]), policy) for entry, policy in policies.items() if entry not in at_once]
+    if at_once:
+        jobs.append((LeftGroups(at_once), AT_ONCE))  # one look at all processes for all of them
+    failed = leftovers.end(jobs)
     for home in homes:
         home.close()
     return list(map(str, failed))

@@ -47,22 +47,23 @@ def is_home(folder: str) -> bool:
 
 
 @contextmanager
-def held(folder: str) -> Iterator[bool]:
-    """Whether it is stale, and while it is looked at nobody else's to sweep."""
+def held(folder: str, *, shared: bool = False) -> Iterator[bool]:
+    """Whether it is stale, and inside the block nobody else's to sweep (`shared`: by others who only look, as well)."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, PermissionError):
         yield False
         return
     try:
-        yield os.fstat(fd).st_uid == os.geteuid() and _lock(fd) and _is_left(folder, fd)
+        mine = os.fstat(fd).st_uid == os.geteuid() or shared
+        yield mine and _lock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX) and _is_left(folder, fd)
     finally:
         os.close(fd)
 
 
-def _lock(fd: int) -> bool:
+def _lock(fd: int, kind: int) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except OSError as e:
         if e.errno != errno.EWOULDBLOCK:
             raise

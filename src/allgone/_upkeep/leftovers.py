@@ -66,9 +66,9 @@ def containments(home: LeftHome) -> list[CgroupContainment]:
 
 
 def noted_policy(containment: CgroupContainment) -> StopPolicy:
-    """What its supervisor left word of."""
+    """What its supervisor left word of; where it could not, to kill at once."""
     noted = marks.containment(containment.where())
-    return AT_ONCE if noted is None else StopPolicy.unpacked(noted.policy)
+    return AT_ONCE if noted is None else noted.policy
 
 
 def mount_of(folder: str) -> Mount:

@@ -5,6 +5,7 @@
     job            ``allgone run``: from start to exit status
     supervision    ``allgone run``: while the command runs
     signals        ``allgone run``: signals taken one by one
+    containments   ``allgone ps``, ``kill``, ``stop``, ``gc``
     doctor         ``allgone doctor``: what this machine can do
 
 Nothing is imported before it is needed: ``allgone run -- true`` should start fast.

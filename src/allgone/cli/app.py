@@ -36,6 +36,8 @@ _EPILOG = """\b
 Examples:
   allgone run -- make test              when it ends, nothing that it started is left
   allgone run --timeout 10m -- ./tests  nor when it takes too long
+  allgone ps --tree                     what runs in which containment
+  allgone gc                            remove what killed supervisors have left
   allgone doctor                        what this machine can do
 """
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -164,6 +166,57 @@ def doctor(as_json: bool) -> int:
     from allgone.cli import doctor as examination
 
     return examination.run(as_json=as_json)
+
+
+@allgone.command(short_help="List every containment on this machine that you may see.")
+@click.option("--json", "as_json", is_flag=True, help="The same for programs.")
+@click.option("--tree", is_flag=True, help="Show the processes as well.")
+def ps(as_json: bool, tree: bool) -> int:
+    """List every containment on this machine that you may see, whoever made it.
+
+    STATE is live; stale, if its supervisor and its guard are gone ("allgone gc" removes it); freezing or frozen.
+    """
+    from allgone.cli import containments
+
+    return containments.ps(as_json=as_json, tree=tree)
+
+
+@allgone.command(short_help="SIGKILL to all processes of a containment.")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--all", "everything", is_flag=True, help="All that are yours; as root, all.")
+def kill(names: tuple[str, ...], everything: bool) -> int:
+    """End all processes of the containments called NAME by SIGKILL. "allgone ps" has the names.
+
+    Only containments of allgone, and only your own unless you are root.
+    """
+    return _end(names, everything, kill=True)
+
+
+@allgone.command(short_help="Stop a containment as its supervisor would.")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def stop(names: tuple[str, ...]) -> int:
+    """Stop the containments called NAME as their supervisors would: ask, wait, kill. "allgone ps" has the names."""
+    return _end(names, everything=False, kill=False)
+
+
+def _end(names: tuple[str, ...], everything: bool, *, kill: bool) -> int:
+    from allgone.cli import containments
+
+    if bool(names) == everything:
+        raise click.UsageError("give either names or --all", click.get_current_context())
+    return containments.end(names, everything=everything, kill=kill)
+
+
+@allgone.command(short_help="Remove what supervisors that were killed have left.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+def gc(dry_run: bool) -> int:
+    """End and remove what lost both its supervisor and its guard, and list processes that left a process group.
+
+    Only what is certain to be nobody's any more, and of the user that you are.
+    """
+    from allgone.cli import containments
+
+    return containments.gc(dry_run=dry_run)
 
 
 def main(args: Sequence[str] | None) -> int:

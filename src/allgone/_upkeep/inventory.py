@@ -1,0 +1,204 @@
+"""Every containment on the machine that the caller may see: from directories' marks, and from guards' registers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from allgone._backends import marks
+from allgone._backends.cgroup import CgroupContainment
+from allgone._core.containment import Containment
+from allgone._core.policy import StopPolicy
+from allgone._core.report import Process
+from allgone._linux import cgroupfs, processes, register
+from allgone._linux.register import GroupEntry
+from allgone._upkeep import janitor, leftovers
+from allgone._upkeep.leftovers import LeftGroups, LeftHome
+
+
+class Foreign(CgroupContainment):
+    """A containment of another supervisor: it can be ended, and its directory is that one's to remove."""
+
+    def remove(self) -> bool:
+        return not cgroupfs.populated(self.where())
+
+
+class ForeignGroup(LeftGroups):
+    """A process-group containment of another supervisor. Of a user's, only what is that user's is touched: who can
+    write a register can write any tag into it."""
+
+    def __init__(self, entry: GroupEntry, uid: int) -> None:
+        super().__init__([entry])
+        self._uid = uid
+
+    def _entry_of(self, pid: int) -> GroupEntry | None:
+        try:
+            if self._uid != 0 and os.stat(f"/proc/{pid}").st_uid != self._uid:
+                return None
+        except FileNotFoundError:
+            return None
+        return super()._entry_of(pid)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A containment that was found."""
+
+    name: str
+    id: str  # unique on the machine
+    backend: str
+    uid: int
+    owner: int | None  # pid; None where it is not known, or of another pid namespace
+    owner_command: str
+    command: str
+    unit: str  # "" where it is in none of systemd's
+    where: str
+    since: float | None  # seconds since 1970
+    state: str  # "live", "stale", "frozen", "freezing"
+    containment: Containment
+    policy: StopPolicy
+
+    def memory(self) -> int | None:
+        """Bytes; None where the controller is missing."""
+        return _number(self.where, "memory.current", "") if self.backend == "cgroup" else None
+
+    def cpu(self) -> float | None:
+        """Seconds; None where it is not counted."""
+        spent = _number(self.where, "cpu.stat", "usage_usec") if self.backend == "cgroup" else None
+        return None if spent is None else spent / 1e6
+
+
+class _Guard(NamedTuple):
+    pid: int
+    uid: int
+    register: int  # the number of its fd
+    supervisor: int
+
+
+def items() -> list[Item]:
+    """In the order of their names."""
+    return sorted([*_in_cgroups(), *_groups()], key=lambda item: (item.owner or 0, item.id))
+
+
+def homes() -> Iterator[str]:
+    """All directories that supervisors have made, in every cgroup2 file system that is mounted here."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
+        mounts = cgroupfs.mounts(f.read())
+    seen: set[int] = set()
+    for mount in mounts:
+        for folder, names, _ in os.walk(mount.point):
+            inode = os.stat(folder, follow_symlinks=False).st_ino if os.path.isdir(folder) else 0
+            if inode in seen:
+                names.clear()  # the same one, mounted twice
+                continue
+            seen.add(inode)
+            if janitor.is_home(folder):
+                yield folder
+
+
+def _in_cgroups() -> Iterator[Item]:
+    for folder in homes():
+        owner = marks.owner(folder)
+        home = LeftHome(folder, leftovers.mount_of(folder))
+        with janitor.held(folder, shared=True) as is_stale:
+            state = "stale" if is_stale else "live"
+        for found in leftovers.containments(home):
+            try:
+                uid = os.stat(found.where()).st_uid
+            except FileNotFoundError:
+                continue
+            noted = marks.containment(found.where())
+            is_here = owner is not None and owner.is_alive()
+            yield Item(
+                name=found.name,
+                id=f"{os.path.basename(folder)}/{found.name}",
+                backend="cgroup",
+                uid=uid,
+                owner=owner.pid if owner is not None and owner.is_here() else None,
+                owner_command=processes.command(owner.pid) if owner is not None and is_here else "",
+                command=" ".join(noted.command) if noted is not None else "",
+                unit=next((part for part in reversed(folder.split("/")) if part.endswith((".scope", ".service"))), ""),
+                where=found.where(),
+                since=noted.since if noted is not None else None,
+                state=_frozen(found.where()) or state,
+                containment=Foreign(found.name, found.where(), home, lambda _: None, exists=True),
+                policy=leftovers.noted_policy(found),
+            )
+
+
+def _groups() -> Iterator[Item]:
+    for guard in _guards():
+        for entry in _entries(guard):
+            found = ForeignGroup(entry, guard.uid)
+            yield Item(
+                name=entry.name,
+                id=f"{guard.supervisor}/{entry.name}",
+                backend="process-group",
+                uid=guard.uid,
+                owner=guard.supervisor,
+                owner_command=processes.command(guard.supervisor),
+                command=processes.command(entry.leader),
+                unit="",
+                where=f"session {entry.leader}",
+                since=entry.since,
+                state="live",
+                containment=found,
+                policy=StopPolicy.unpacked(entry.policy),
+            )
+
+
+def _entries(guard: _Guard) -> list[GroupEntry]:
+    try:
+        with open(f"/proc/{guard.pid}/fd/{guard.register}", "rb") as f:
+            return list(register.groups(f.fileno()))
+    except (FileNotFoundError, PermissionError, ValueError):
+        return []  # it ended; it is another user's; it is none of ours
+
+
+def _guards() -> Iterator[_Guard]:
+    for pid in processes.all_pids():
+        words = processes.words(pid)
+        at = next((n for n, word in enumerate(words[:5]) if os.path.basename(word) in _PROGRAMS), None)
+        try:
+            if at is not None and words[at + 4] != "-":
+                yield _Guard(pid, os.stat(f"/proc/{pid}").st_uid, int(words[at + 4]), int(words[-1]))
+        except (ValueError, IndexError, FileNotFoundError):
+            continue  # called so by somebody else, or gone
+
+
+_PROGRAMS = ("allgone-guard", "interpreted_guard.py")
+
+
+def strays() -> tuple[Process, ...]:
+    """Processes that came from a process-group containment of which no guard knows any more: its supervisor is gone."""
+    known = {tag for guard in _guards() for entry in _entries(guard) for tag in entry.tag}
+    found = []
+    for pid in processes.all_pids():
+        limits = processes.limits(pid)
+        if limits is not None and processes.is_tag(limits[0]) and not known.intersection(limits):
+            found.append(pid)
+    return processes.described(pid for pid in found if processes.is_alive(pid))
+
+
+def _frozen(folder: str) -> str:
+    """ "frozen" or "freezing", or "" for what runs."""
+    try:
+        if cgroupfs.read(folder + "/cgroup.freeze").strip() != b"1":
+            return ""
+        return "frozen" if b"frozen 1" in cgroupfs.read(folder + "/cgroup.events") else "freezing"
+    except OSError:  # gone; or before Linux 5.2
+        return ""
+
+
+def _number(folder: str, file: str, key: str) -> int | None:
+    try:
+        text = cgroupfs.read(f"{folder}/{file}").decode()
+    except OSError:  # no such controller; or gone
+        return None
+    for line in text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name == key:
+            return int(value)
+    return None

@@ -1,0 +1,142 @@
+"""``allgone ps``, ``kill``, ``stop`` and ``gc``: the containments on this machine, printed and ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+
+import click
+
+from allgone._core.policy import StopPolicy
+from allgone._linux import processes
+from allgone._upkeep import inventory, janitor, leftovers
+from allgone._upkeep.inventory import Item
+
+_COLUMNS = ("NAME", "OWNER", "STATE", "BACKEND", "PROCS", "MEMORY", "CPU", "SINCE", "UNIT", "COMMAND")
+_ROOM = 60  # characters for a command
+
+
+def ps(*, as_json: bool, tree: bool) -> int:
+    found = inventory.items()
+    if as_json:
+        click.echo(json.dumps([_facts(item) for item in found], indent=2))
+        return 0
+    rows = [(_COLUMNS, ())] + [(_row(item), tuple(_tree(item)) if tree else ()) for item in found]
+    widths = [max(len(row[n]) for row, _ in rows) for n in range(len(_COLUMNS) - 1)]
+    for row, below in rows:
+        click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(row, [*widths, 0], strict=True)).rstrip())
+        for line in below:
+            click.echo("  " + line)
+    return 0
+
+
+def _row(item: Item) -> tuple[str, ...]:
+    memory, cpu = item.memory(), item.cpu()
+    command = item.command or item.owner_command
+    return (
+        item.id,
+        str(item.owner or "?"),
+        item.state,
+        item.backend,
+        str(len(item.containment.members())),
+        "-" if memory is None else f"{memory >> 20}M",
+        "-" if cpu is None else f"{cpu:.1f}s",
+        "-" if item.since is None else _ago(time.time() - item.since),
+        item.unit or "-",
+        command if len(command) <= _ROOM else command[: _ROOM - 1] + "…",
+    )
+
+
+def _ago(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{max(0, int(seconds))}s"
+
+
+def _facts(item: Item) -> dict[str, object]:
+    return {
+        "name": item.name,
+        "id": item.id,
+        "backend": item.backend,
+        "state": item.state,
+        "uid": item.uid,
+        "owner": item.owner,
+        "owner_command": item.owner_command,
+        "command": item.command,
+        "unit": item.unit or None,
+        "where": item.where,
+        "since": item.since,
+        "members": [
+            {"pid": each.pid, "name": each.name, "command": each.command}
+            for each in processes.described(item.containment.members())
+        ],
+        "memory": item.memory(),
+        "cpu": item.cpu(),
+    }
+
+
+def _tree(item: Item) -> list[str]:
+    """The members as a tree: who is whose child."""
+    members = {each.pid: each for each in processes.described(item.containment.members())}
+    parents = {pid: found.ppid for pid in members if (found := processes.stat(pid)) is not None}
+    lines: list[str] = []
+
+    def add(pid: int, depth: int) -> None:
+        each = members[pid]
+        lines.append(f"{'  ' * depth}{pid} {each.command or each.name}")
+        for child in sorted(child for child, parent in parents.items() if parent == pid):
+            add(child, depth + 1)
+
+    for pid in sorted(pid for pid in members if parents.get(pid) not in members):
+        add(pid, 0)
+    return lines
+
+
+def end(names: Sequence[str], *, everything: bool, kill: bool) -> int:
+    """Kill or stop the containments that are meant; 0 if nothing is left of them."""
+    found = inventory.items()
+    meant = [item for item in found if _may_end(item)] if everything else [_named(name, found) for name in names]
+    failed = leftovers.end((item.containment, leftovers.AT_ONCE if kill else _asking(item.policy)) for item in meant)
+    for item in meant:
+        click.echo(f"{'killed' if kill else 'stopped'} {item.id}")
+    for each in failed:
+        click.echo(f"allgone: {each}", err=True)
+    return 1 if failed else 0
+
+
+def _asking(policy: StopPolicy) -> StopPolicy:
+    return policy if policy.timeout_stop else StopPolicy()
+
+
+def _may_end(item: Item) -> bool:
+    return os.geteuid() in (0, item.uid)
+
+
+def _named(name: str, found: Sequence[Item]) -> Item:
+    """Raises click.ClickException where that is not one containment, or not one of ours."""
+    meant = [item for item in found if name in (item.name, item.id)]
+    if not meant:
+        raise click.ClickException(f"there is no containment {name!r} here; allgone ps lists those that there are")
+    if len(meant) > 1:
+        raise click.ClickException(f"{name!r} may be any of {', '.join(item.id for item in meant)}")
+    if not _may_end(meant[0]):
+        raise click.ClickException(f"{meant[0].id} is of user {meant[0].uid}; only that user and root may end it")
+    return meant[0]
+
+
+def gc(*, dry_run: bool) -> int:
+    """Sweep what lost both its supervisor and its guard; 0 if nothing of it is left."""
+    act = janitor.look if dry_run else janitor.sweep
+    swept = [found for folder in list(inventory.homes()) if (found := act(folder)) is not None]
+    for each in swept:
+        who = ", ".join(map(str, each.processes)) or "nothing ran in it"
+        whose = f"of process {each.owner.pid}, which is gone" if each.owner is not None else "of an unknown process"
+        click.echo(f"{'would remove' if dry_run else 'removed'} {each.folder}, {whose}: {who}")
+        for left in each.left:
+            click.echo(f"allgone: {left}", err=True)
+    for process in inventory.strays():
+        click.echo(f"left alone, for it left its process group by setsid(): {process}")
+    return 1 if any(each.left for each in swept) else 0
