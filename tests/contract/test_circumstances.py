@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -235,10 +236,12 @@ def test_allgone_within_allgone_is_stopped_with_the_outer_one(
             if backend.name == inner.name == "cgroup":
                 assert where.startswith(started.process._containment.where() + "/")
         else:
-            with pytest.warns(allgone.EscapedProcessWarning, match=rf"\(pid {daemon}\)"):
+            with warnings.catch_warnings(record=True):
+                warnings.simplefilter("always")
                 report = started.process.stop()
-            for escapee in report.escapees:
-                procfs.end(escapee.pid)
-            assert started.all_gone()
+            if not inner.ends_daemons:  # else the inner one's guard ends it, sooner or later than this
+                assert daemon in {escapee.pid for escapee in report.escapees}
+                procfs.end(daemon)
+            assert started.lines.are_over(within=10)
         if inner.name == "cgroup":
             cgroups.remove_all(os.path.dirname(where))  # the inner supervisor was killed and could not

@@ -46,10 +46,9 @@ def started_in(folder: str, cgroups: CgroupBackend, monkeypatch: pytest.MonkeyPa
     """Start the command with a containment that is made to be that cgroup."""
     create = CgroupBackend.create
 
-    def create_there(self: CgroupBackend, *words: Any) -> object:
-        made = create(self, *words)
+    def create_there(self: CgroupBackend, *words: Any, **options: Any) -> object:
+        made = create(self, *words, **options)
         os.rmdir(made.where())
-        self._forget(made.where())
         made._folder = folder
         return made
 

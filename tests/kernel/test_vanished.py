@@ -39,7 +39,7 @@ def test_our_empty_directory_removed_between_two_starts_is_made_again(cgroups: C
 def test_a_base_removed_before_the_start_is_a_backend_unavailable(cgroup_base: str, trace: list[str]) -> None:
     base = f"{cgroup_base}/own-base"
     os.mkdir(base)
-    backend = CgroupBackend(base)
+    backend = CgroupBackend(base, try_it=False)
     os.rmdir(base)
     with pytest.raises(BackendUnavailable, match="it has vanished"):
         allgone.Popen(trace, backend=backend)
@@ -49,7 +49,7 @@ def test_a_base_removed_before_the_start_is_a_backend_unavailable(cgroup_base: s
 def test_a_base_removed_and_made_again_is_used_again(cgroup_base: str) -> None:
     base = f"{cgroup_base}/own-base"
     os.mkdir(base)
-    backend = CgroupBackend(base)
+    backend = CgroupBackend(base, try_it=False)
     os.rmdir(base)
     os.mkdir(base)
     try:
@@ -64,8 +64,8 @@ def test_removed_before_the_spawn_is_a_placement_that_failed_not_a_missing_comma
 ) -> None:
     create = CgroupBackend.create
 
-    def create_and_remove(self: CgroupBackend, *words: Any) -> CgroupContainment:
-        made = create(self, *words)
+    def create_and_remove(self: CgroupBackend, *words: Any, **options: Any) -> CgroupContainment:
+        made = create(self, *words, **options)
         os.rmdir(made.where())
         return made
 

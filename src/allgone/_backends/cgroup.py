@@ -244,6 +244,7 @@ class CgroupBackend:
         self._home: Home | None = None
         self._live: set[CgroupContainment] = set()
         self._is_fork = False
+        self._made_by = os.getpid()
         if try_it:
             self._own_home(try_it=True)  # which is the proof
 
@@ -355,10 +356,15 @@ class CgroupBackend:
             if self._home is not None and not self._is_used(self._home):
                 self._leave_home()
 
+    def __del__(self) -> None:
+        if getattr(self, "_made_by", None) == os.getpid():
+            self.close()
+
     def after_fork_in_child(self) -> None:
         """Let go of what is the parent's: its lock must not outlive it because we hold a copy."""
         self._lock = threading.Lock()
         self._is_fork = True
+        self._made_by = os.getpid()
         homes = {containment.home for containment in self._live}
         if self._home is not None:
             homes.add(self._home)

@@ -196,7 +196,9 @@ def home(base: Base, keeper: Keeper | None, *, try_it: bool) -> Home:
     if base.manager is None:
         try:
             made = DirectoryHome(base.folder, base.mount, keeper)
-        except PermissionError as e:
+        except FileNotFoundError:
+            raise
+        except OSError as e:
             remedy = "choose another cgroup with ALLGONE_CGROUP"
             raise _unavailable(Reason(rehearsal(base.folder), f"mkdir: {e.strerror}", remedy)) from e
         return _entered(made) if try_it else made
@@ -226,12 +228,13 @@ def _entered(made: DirectoryHome | ScopeHome) -> Home:
     """Having tried whether processes can enter by themselves."""
     try:
         code = rehearse(made.folder)
+        shown = made.folder if isinstance(made, ScopeHome) else os.path.dirname(made.folder)
         if code == errno.EACCES and isinstance(
             made, ScopeHome
         ):  # the cgroup above us and the scope is root's, as for a login session's processes
             made.must_admit()
         elif code:
-            raise not_entered(made.folder, code)
+            raise not_entered(shown, code)
     except BaseException:  # Ctrl-C as well: its anchor would keep the scope
         made.close()
         raise

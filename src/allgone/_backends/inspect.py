@@ -94,6 +94,8 @@ def _cgroup() -> list[Finding]:
 
 
 def _cgroup_backend() -> list[Finding]:
+    if why := pidfd.unavailable_because():
+        return [Finding("backend cgroup", False, None, f"needs pidfds: {why}", "see pidfd")]
     try:
         backend = CgroupBackend()
         containment = backend.create(None, "doctor")

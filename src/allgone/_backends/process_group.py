@@ -138,7 +138,9 @@ class ProcessGroupContainment:
 
     def escapees(self) -> frozenset[int]:
         outside = (pid for pid in processes.all_pids() if self._is_tagged(pid) and not self._is_inside(pid))
-        own = frozenset(pid for pid in outside if processes.is_alive(pid))
+        own = frozenset(
+            pid for pid in outside if (found := processes.stat(pid)) and found.alive and not _is_guard(found)
+        )
         return own.union(*(inner.escapees() for inner in self._inner))
 
     def _is_inside(self, pid: int) -> bool:
@@ -238,6 +240,11 @@ class ProcessGroupContainment:
 
             subreaper.release()
         return True
+
+
+def _is_guard(found: processes.Stat) -> bool:
+    """Whether it is that of a supervisor inside: in a session of its own, and gone when that one and its own are."""
+    return found.comm == "allgone-guard"
 
 
 class MembersWatch:
