@@ -133,6 +133,16 @@ def _shortened(folder: str, stack: ExitStack) -> str:
     return f"/proc/self/fd/{fd}"
 
 
+def beside(folder: str, prefix: str) -> list[str]:
+    """The other cgroups in the same directory whose names begin so."""
+    parent, _, own = folder.rpartition("/")
+    try:
+        with os.scandir(parent) as entries:
+            return [e.path for e in entries if e.name.startswith(prefix) and e.name != own and e.is_dir()]
+    except (FileNotFoundError, PermissionError):
+        return []
+
+
 def procs(folder: str) -> set[int]:
     """Pids in this one cgroup. 0 (a process of a foreign pid namespace) is left out: it can't be addressed."""
     try:

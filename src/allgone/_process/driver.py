@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from allgone._backends.cgroup import CgroupContainment
 from allgone._backends.keeper import KEEPER
 from allgone._core.containment import Backend, Containment, Leader
 from allgone._core.policy import StopPolicy
 from allgone._core.stop import Outcome, Steps, Stop, Wait
-from allgone._linux import fds
+from allgone._linux import cgroupfs, fds
 from allgone._linux.pidfd import Child
 from allgone.errors import StopTimeout
 
@@ -26,14 +27,27 @@ _LONGEST_POLL = (1 << 31) - 1  # milliseconds, the most that poll(2) can be told
 # What this process has made and not yet removed, in order.
 _live: dict[Containment, None] = {}
 _backends: dict[Backend, None] = {}
+_has_swept = False
 _worker = 0  # pid of the multiprocessing child whose end we have been told to watch
 
 
 def track(containment: Containment, backend: Backend) -> None:
     """Stop it at exit, unless it was removed before."""
+    global _has_swept
     _live[containment] = None
     _backends[backend] = None
     _stop_at_the_end_of_a_worker()
+    if not _has_swept and isinstance(containment, CgroupContainment):
+        _has_swept = True
+        _sweep_beside(containment.home.folder)
+
+
+def _sweep_beside(home: str) -> None:
+    """The janitor's work, once in a process: what killed supervisors have left where our own directory is."""
+    if cgroupfs.beside(home, "allgone-"):
+        from allgone._upkeep import janitor  # a few milliseconds, where there is something to look at
+
+        janitor.sweep_beside(home)
 
 
 def forget(containment: Containment) -> None:

@@ -340,7 +340,8 @@ class Popen(subprocess.Popen[Any]):
     def _check_owner(self) -> None:
         if not self._is_ours():
             raise WrongProcess(
-                f"{self.name} was started by process {self._containment.owner}; this is {os.getpid()}, a fork of it"
+                f"{self.name} was started by process {self._containment.owner}; this is {os.getpid()}, a fork of it, "
+                "and it all ends with that one. A daemon must start what it wants to stop when it has become one"
             )
 
     def __enter__(self) -> Popen:

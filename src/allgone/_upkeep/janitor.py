@@ -33,6 +33,11 @@ class Swept(NamedTuple):
     processes: tuple[Process, ...]
     left: tuple[str, ...]  # what could not be ended, in words; empty is good
 
+    def __str__(self) -> str:
+        who = ", ".join(map(str, self.processes)) or "nothing ran in it"
+        whose = f"of process {self.owner.pid}, which is gone" if self.owner is not None else "of an unknown process"
+        return f"{self.folder}, {whose}: {who}"
+
 
 def is_home(folder: str) -> bool:
     """Whether a supervisor made it. (One that was killed while it did, long enough ago, has left no mark.)"""
@@ -105,12 +110,17 @@ def look(folder: str) -> Swept | None:
         return Swept(folder, marks.owner(folder), found, ())
 
 
-def sweep_beside(home: str) -> list[Swept]:
-    """Sweep the stale homes that are in the same directory as `home`, which is our own."""
-    try:
-        with os.scandir(os.path.dirname(home)) as entries:
-            names = [e.name for e in entries if e.name.startswith("allgone-") and e.name != os.path.basename(home)]
-    except (FileNotFoundError, PermissionError):
-        return []
-    folders = [f"{os.path.dirname(home)}/{name}" for name in names]
-    return [swept for folder in folders if is_home(folder) and (swept := sweep(folder)) is not None]
+def sweep_beside(home: str) -> None:
+    """Sweep the stale homes that are in the same directory as `home`, which is our own, and log what was there."""
+    for folder in cgroupfs.beside(home, "allgone-"):
+        if is_home(folder) and (swept := sweep(folder)) is not None:
+            _log(swept)
+
+
+def _log(swept: Swept) -> None:
+    import logging
+
+    log = logging.getLogger("allgone")
+    for each in swept.left:
+        log.warning("%s", each)
+    log.warning("%s", swept)

@@ -132,9 +132,7 @@ def gc(*, dry_run: bool) -> int:
     act = janitor.look if dry_run else janitor.sweep
     swept = [found for folder in list(inventory.homes()) if (found := act(folder)) is not None]
     for each in swept:
-        who = ", ".join(map(str, each.processes)) or "nothing ran in it"
-        whose = f"of process {each.owner.pid}, which is gone" if each.owner is not None else "of an unknown process"
-        click.echo(f"{'would remove' if dry_run else 'removed'} {each.folder}, {whose}: {who}")
+        click.echo(f"{'would remove' if dry_run else 'removed'} {each}")
         for left in each.left:
             click.echo(f"allgone: {left}", err=True)
     for process in inventory.strays():
