@@ -94,7 +94,8 @@ static int run(char **argv, char **envp) {
 	return status;
 }
 
-/* Go on as another process, born in that cgroup: entering it would wait for an RCU grace period. */
+/* Go on as another process, born in that cgroup: entering it would wait for an RCU grace period, and while that lasts
+ * let nobody on the machine fork. */
 static int reborn_in(const char *folder) {
 	struct { ulong flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup; }
 		args = {.flags = CLONE_INTO_CGROUP_, .exit_signal = SIGCHLD_};
@@ -141,7 +142,10 @@ static int obey(int pipe, int list, const char *own, long *guarded) {
 	ulong n = message[1] | (ulong)message[2] << 8;
 	if (got != sizeof message || !read_home(list, n, &home)) return 1;
 	if (message[0] == 'e') {
-		put(AT_FDCWD_, home.path, "/guard/cgroup.procs", "0");
+		ulong end = 0;
+		while (home.path[end]) end++;
+		for (ulong i = 0; end + i < sizeof home.path && i < sizeof "/guard"; i++) home.path[end + i] = "/guard"[i];
+		reborn_in(home.path);
 		*guarded = (long)n;
 	} else if (message[0] == 'l') {
 		leave_home(&home, own);

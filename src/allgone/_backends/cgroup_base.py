@@ -12,6 +12,7 @@ from allgone._backends.keeper import Keeper
 from allgone._core.unit import Unit
 from allgone._linux import cgroupfs, fds, launcher, systemd
 from allgone._linux.cgroupfs import Mount
+from allgone._linux.pidfd import Child
 from allgone._linux.systemd import Manager
 from allgone.errors import BackendUnavailable, Reason, SystemdError, Unsupported
 
@@ -195,7 +196,8 @@ def home(base: Base, keeper: Keeper | None, *, try_it: bool) -> Home:
     """
     if base.manager is None:
         try:
-            made = DirectoryHome(base.folder, base.mount, keeper)
+            own = cgroupfs.directory(base.mount, _own_path() or "..") if base.how == "told" else base.folder
+            made = DirectoryHome(base.folder, base.mount, keeper, own or "")
         except FileNotFoundError:
             raise
         except OSError as e:
@@ -269,22 +271,24 @@ def not_entered(below: str, code: int) -> BackendUnavailable:
 
 
 def _enter(folder: str) -> int | None:
-    """The errno of a launcher that tried to enter; None if it could."""
+    """The errno of a launcher whose command was to be born there; None if it was."""
     reader, writer = fds.pipe()
-    procs = None
+    cgroup = None
     try:
-        procs = fds.above_stdio(os.open(folder + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
-        with launcher.prefix(status=writer, procs=procs) as before:
+        cgroup = fds.above_stdio(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        with launcher.prefix(status=writer, cgroup=cgroup) as before:
             command = [*before.argv, "/", "/"]  # a directory can't be executed: the launcher enters, and ends
             child = subprocess.Popen(command, executable=before.executable, pass_fds=before.pass_fds)
         os.close(writer)
         writer = -1
-        failure, _ = launcher.outcome(reader)
+        failure, born = launcher.outcome(reader)
         child.wait()
+        if born is not None:
+            Child(born).reap(block=True)
     except OSError as e:
         return e.errno
     finally:
-        for fd in (reader, writer, procs):
+        for fd in (reader, writer, cgroup):
             if fd is not None and fd >= 0:
                 os.close(fd)
     if failure is None:

@@ -59,14 +59,14 @@ class Home(Protocol):
 
 
 class DirectoryHome:
-    """A cgroup that we made ourselves, ``allgone-<pid>-<random>``."""
+    """A cgroup that we made ourselves, ``allgone-<pid>-<random>``. `own` is the one that we are in."""
 
-    def __init__(self, below: str, mount: Mount, keeper: Keeper | None) -> None:
+    def __init__(self, below: str, mount: Mount, keeper: Keeper | None, own: str = "") -> None:
         self.folder = f"{below}/allgone-{os.getpid()}-{os.urandom(4).hex()}"
         self.mount = mount
         self._lock: int | None = None
         self._keeper = keeper
-        self._number = keeper.expect(self.folder) if keeper else 0
+        self._number = keeper.expect(self.folder, own) if keeper else 0
         try:
             os.mkdir(self.folder)
             self._lock = _locked(self.folder)

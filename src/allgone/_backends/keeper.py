@@ -21,6 +21,7 @@ _PROGRAM = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 
 
 _LEAVES_WITHIN = 1.0  # seconds
+_TAKEN = -1  # as a home: the guard is about to be in one
 
 
 class Keeper:
@@ -32,10 +33,13 @@ class Keeper:
         self._register: Register | None = None
         self._home: int | None = None  # where in the register the guard's own cgroup is
 
-    def expect(self, folder: str) -> int:
-        """A home is about to be made there. Returns the number that the other calls take."""
+    def expect(self, folder: str, own: str = "") -> int:
+        """A home is about to be made there. Returns the number that the other calls take.
+
+        `own`: where the guard may go instead, when it has to leave that.
+        """
         with self._lock:
-            self._ensure()
+            self._ensure(own)
             return self._list().add_home(folder)
 
     def made(self, number: int, folder: str, *, with_guard: bool = False) -> None:
@@ -52,8 +56,10 @@ class Keeper:
     def anchor(self) -> tuple[Guard, bool]:
         """A process to be a scope's first one, and whether that is the guard: it has to be moved to the scope then."""
         with self._lock:
-            if self._home is None:
-                return self._ensure(), True
+            guard = self._ensure()
+            if self._home is None and not guard.has_moved:
+                self._home = _TAKEN
+                return guard, True
         return Guard(), False
 
     def clear(self, number: int, folder: str) -> None:
@@ -110,14 +116,14 @@ class Keeper:
             self._register = Register()
         return self._register
 
-    def _ensure(self) -> Guard:
+    def _ensure(self, own: str = "") -> Guard:
         if self._guard is not None and not self._guard.is_alive():
             self._drop_guard()
             self._warn()
         if self._guard is None:
             register = self._list().fileno()
             program = [sys.executable, "-I", "-S", _PROGRAM, str(register), str(os.getpid())] if sys.executable else []
-            self._guard = Guard(register, _own_cgroup(), program)
+            self._guard = Guard(register, own, program)
         return self._guard
 
     def _warn(self) -> None:
@@ -152,15 +158,6 @@ class Keeper:
         if self._register is not None:
             self._register.close()
             self._register = None
-
-
-def _own_cgroup() -> str:
-    """Where the guard can go to when it is done, so that its own cgroup can be removed."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
-        mounts = cgroupfs.mounts(f.read())
-    path = cgroupfs.own_cgroup(os.fsdecode(cgroupfs.read("/proc/self/cgroup")))
-    found = (cgroupfs.directory(mount, path) for mount in mounts) if path is not None else ()
-    return next(filter(None, found), "")
 
 
 KEEPER = Keeper()

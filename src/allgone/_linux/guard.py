@@ -30,6 +30,7 @@ class Guard:
 
     def __init__(self, register: int | None = None, own: str = "", program: Sequence[str] = ()) -> None:
         self._pipe: int | None = None
+        self.has_moved = False  # by that it has become another process, whose number nobody knows
         us = fds.above_stdio(os.pidfd_open(os.getpid()))
         try:
             reader, self._pipe = fds.pipe()
@@ -56,10 +57,12 @@ class Guard:
 
     def enter(self, home: int) -> None:
         """Have it move to the cgroup ``guard/`` of this home in the register; nobody waits for that."""
+        self.has_moved = True
         self._say(b"e", home)
 
     def leave(self, home: int) -> None:
         """Have it move out of there, so that it can be removed."""
+        self.has_moved = True
         self._say(b"l", home)
 
     def end(self) -> None:
