@@ -170,11 +170,12 @@ def with_preexec_fn(options: dict, args: list[str]) -> None:
         with open("/proc/self/cgroup") as f:
             say("where", *f.read().split())
         say("session", os.getsid(0) == os.getpid())
-        if os.fork() == 0:  # whoever is started by it is in the containment as well
+        pid = os.fork()
+        if pid == 0:  # whoever is started by it is in the containment as well
             signal.alarm(120)
             os.closerange(3, 256)  # Popen waits for the end of a pipe, as in the standard library
-            say("forked", os.getpid())
             signal.pause()
+        say("forked", pid)
 
     with allgone.Popen(args, preexec_fn=look, **options) as process:
         say("containment", process._containment.where())
