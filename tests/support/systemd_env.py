@@ -94,7 +94,8 @@ class Environment:
                 *(a.replace("$", "$$") for a in inner),
             ]
         outer = [word for each in given for word in ("-E", each)]
-        limit = ["-p", f"RuntimeMaxSec={seconds}"]
+        # Both: systemd 252 takes a service with a PAM session for one that is still starting.
+        limit = ["-p", f"RuntimeMaxSec={seconds}", "-p", f"TimeoutStartSec={seconds}"]
         return [SCRIPT, "run", self.name, *limit, *place.options, *outer, *options, "--", *inner]
 
     def run(
@@ -173,10 +174,13 @@ class Environment:
         """The root of its cgroup tree, seen from the machine."""
         return Path((STATES / self.name / "cgroup").read_text().strip()) / "payload"
 
+    def tree(self) -> list[Path]:
+        """Its cgroups, seen from the machine."""
+        return [Path(folder) for folder, _, _ in os.walk(self.cgroups)]
+
     def inhabited(self) -> frozenset[str]:
-        """The cgroups that have processes in them, seen from the machine."""
-        folders = [Path(folder) for folder, _, _ in os.walk(self.cgroups)]
-        return frozenset(str(each.relative_to(self.cgroups)) for each in folders if _has_processes(each))
+        """The cgroups that have processes in them, below its root."""
+        return frozenset(str(each.relative_to(self.cgroups)) for each in self.tree() if _has_processes(each))
 
     def empties(self, cgroup: str, seconds: float) -> bool:
         """Wait until nothing is left in a cgroup; whether that came to pass."""
