@@ -49,6 +49,20 @@ ENTERED = (ROOT_SERVICE, USER_SERVICE)
 PLACES = (ROOT_SERVICE, ROOT_DELEGATED, USER_SESSION, USER_SERVICE, USER_DELEGATED, USER_LINGERING)
 
 
+def container(*, systemd: bool = False, writable: bool = True) -> tuple[str, ...]:
+    """What is put before a command to have it in a container: pids, mounts and cgroups of its own.
+
+    `systemd`: the one outside is there to be seen, in /run. `writable`: so is its cgroup file system.
+    """
+    steps = ["umount -l /sys/fs/cgroup", "mount -t cgroup2 none /sys/fs/cgroup", "mount -t proc none /proc"]
+    if not systemd:
+        steps.append("mount -t tmpfs none /run")
+    if not writable:
+        steps.append("mount -o remount,bind,ro /sys/fs/cgroup")
+    script = " && ".join([*steps, 'exec "$@"'])
+    return ("unshare", "--cgroup", "--pid", "--mount", "--fork", "--kill-child", "sh", "-c", script, "sh")
+
+
 def systemd_env(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run scripts/systemd-env with its output captured."""
     return subprocess.run([SCRIPT, *words], check=False, **{"capture_output": True, "text": True, **options})
