@@ -134,7 +134,8 @@ def test_a_scope_killed_by_systemd_oomd_is_noticed(environment: Environment, pla
         oomd_kills(environment, folder_of(environment, scope))
         out = said(process)
     assert "status -9" in out
-    assert f"ended from outside: {scope} was stopped or killed" in out
+    # "or killed": or the manager, which watches for the mark, was quicker to call it one that is being stopped.
+    assert f"ended from outside: {scope} was stopped" in out
     assert "next 0" in out
 
 
