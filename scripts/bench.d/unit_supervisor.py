@@ -22,7 +22,7 @@ from supervisor import PAUSE, apart, timed
 import allgone
 
 TRUE = ["true"]
-TOGETHER = 3  # times in a row
+TOGETHER = 10  # times in a row, as in the supervisors of scripts/bench that systemd does not know
 SLEEP = ["sh", "-c", "echo; exec sleep 1000"]  # heard when it runs
 MANAGER = [] if os.getuid() == 0 else ["--user"]
 SYSTEMD_RUN = ["systemd-run", *MANAGER, "--quiet"]

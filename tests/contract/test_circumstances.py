@@ -170,12 +170,15 @@ def with_preexec_fn(options: dict, args: list[str]) -> None:
         with open("/proc/self/cgroup") as f:
             say("where", *f.read().split())
         say("session", os.getsid(0) == os.getpid())
-        pid = os.fork()
-        if pid == 0:  # whoever is started by it is in the containment as well
+        said, saying = os.pipe()
+        if os.fork() == 0:  # whoever is started by it is in the containment as well
             signal.alarm(120)
+            say("forked", os.getpid())
             os.closerange(3, 256)  # Popen waits for the end of a pipe, as in the standard library
             signal.pause()
-        say("forked", pid)
+        os.close(saying)
+        os.read(said, 1)  # its end: whoever is stopped next has spoken
+        os.close(said)
 
     with allgone.Popen(args, preexec_fn=look, **options) as process:
         say("containment", process._containment.where())

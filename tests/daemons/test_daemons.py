@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from support import init, procfs
 from support.backends import BACKENDS, BackendUnderTest
+from support.programs import PATIENCE
 from support.tiers import missing
 
 import allgone
@@ -25,8 +26,11 @@ from allgone._process.output import Output
 
 from .servers import SERVERS, Server
 
-ROUNDS = 20
+ROUNDS = int(os.environ.get("ALLGONE_TEST_ROUNDS", "20"))
 POLICY = allgone.StopPolicy(timeout_stop=5)
+SETTLE = 1.0  # seconds
+# This process, and what systemd gives the first process of a login session for a child: (sd-pam).
+THERE_BEFORE = frozenset(init.children(init.pid or 1))
 
 
 @pytest.fixture
@@ -51,8 +55,13 @@ def server(request: pytest.FixtureRequest, folder: Path) -> Server:
 
 def orphans() -> set[int]:
     """Live processes that were left to the init of the test run, but for the first process of our scope."""
-    left = {pid for pid in init.children(init.pid or 1) if pid != os.getpid() and procfs.is_alive(pid)}
+    left = {pid for pid in init.children(init.pid or 1) if pid not in THERE_BEFORE and procfs.is_alive(pid)}
     return {pid for pid in left if not procfs.cgroup(pid).endswith(".scope/guard")}
+
+
+def nothing_is_left() -> bool:
+    """A process is out of its cgroup a moment before it is a zombie: that long a busy machine may take."""
+    return all(procfs.ends_within(pid, SETTLE) for pid in orphans())
 
 
 def end_orphans() -> set[int]:
@@ -90,7 +99,7 @@ def test_nothing_is_left_of_a_real_server(
         with started(server, backend) as process:
             assert process.members()
         assert process.members() == process.escapees() == frozenset()
-        assert orphans() == set()
+        assert nothing_is_left()
         assert_free(server)
 
 
@@ -129,10 +138,13 @@ def test_the_tag_is_kept_where_the_environment_is_overwritten(folder: Path) -> N
     backend = BackendUnderTest("process-group", sweep=True)
     env = {**os.environ, "MARKED_BY_ENVIRONMENT": "yes"}
     with allgone.process_fixture(server.args, ready=server.ready, policy=POLICY, env=env, **backend.options) as process:
-        environments = [Path(f"/proc/{pid}/environ").read_bytes() for pid in process.members()]
+        process.wait(PATIENCE)  # the one that has made them a daemon
+        while len(pids := process.members()) < 3:  # and the second worker may come after the first has answered
+            time.sleep(0.005)
+        environments = [Path(f"/proc/{pid}/environ").read_bytes() for pid in pids]
         assert len(environments) == 3
         assert not any(b"MARKED_BY_ENVIRONMENT" in text for text in environments)
-    assert orphans() == set()
+    assert nothing_is_left()
 
 
 @pytest.mark.parametrize("by", ["cgroup", "process-group"])
@@ -154,7 +166,7 @@ def test_nothing_is_left_by_the_command(
             wait_until_ready(server, job)
             job.communicate(b"\n", timeout=30)
         assert job.returncode == 0
-        assert orphans() == set()
+        assert nothing_is_left()
         assert_free(server)
         said = json.loads(report.read_text())
         assert said["members"] or said["escapees"]

@@ -1,6 +1,6 @@
-"""A function in a forked child, and something done to it at its Nth stop at a system call (ptrace(2)).
+"""A supervisor's life, disturbed at its Nth system call (ptrace(2)), and what must be left of it then: nothing.
 
-Each system call has two stops, at its entry and at its exit. The child's own children are not traced.
+Each system call has two stops, at its entry and at its exit. What the traced process starts is not traced.
 """
 
 from __future__ import annotations
@@ -9,11 +9,25 @@ import ctypes
 import os
 import platform
 import signal
-from collections.abc import Callable
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 
-_TRACEME, _GETREGS, _SETREGS, _SYSCALL, _SETOPTIONS = 0, 12, 13, 24, 0x4200
+import allgone
+from allgone._process import driver
+from support import procfs
+from support.backends import BackendUnderTest
+from support.programs import Lines
+
+PATIENCE = 10.0  # seconds: what takes a tenth of one, on a machine that does a hundred other things
+
+_TRACEME, _GETREGS, _SETREGS, _DETACH, _SYSCALL, _SETOPTIONS = 0, 12, 13, 17, 24, 0x4200
 _SYSGOOD, _EXITKILL = 1, 1 << 20
-_RAX, _ORIG_RAX = 10, 15  # in user_regs_struct of x86_64, counted in 8 bytes
+_RDI, _RAX, _ORIG_RAX = 14, 10, 15  # in user_regs_struct of x86_64, counted in 8 bytes
 CAN_FAIL_CALLS = platform.machine() == "x86_64"
 
 _ptrace = ctypes.CDLL(None, use_errno=True).ptrace
@@ -26,11 +40,28 @@ def _trace(request: int, pid: int, data: object = None) -> None:
         raise OSError(ctypes.get_errno(), f"ptrace({request})")
 
 
+@contextmanager
+def bounded(seconds: float) -> Iterator[None]:
+    """TimeoutError in the block after so long: a stop of a traced process has no fd to wait on."""
+
+    def too_long(signum: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"it hangs: nothing happened for {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 class Traced:
     """A forked child that runs `function`, from one system call to the next."""
 
     def __init__(self, function: Callable[[], int]) -> None:
         self.status: int | None = None  # as from waitpid(2), once it has ended
+        self._is_inside = False  # a system call
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -52,39 +83,52 @@ class Traced:
                 self.status = status
                 return False
             if os.WSTOPSIG(status) == signal.SIGTRAP | 0x80:
+                self._is_inside = not self._is_inside
                 return True
             deliver = os.WSTOPSIG(status)
+
+    def to_next_call(self) -> tuple[int, int] | None:
+        """Let it run to the next entry: the number of the system call and its first argument; None if it has ended."""
+        if not self.to_next_stop() or (not self._is_inside and not self.to_next_stop()):
+            return None
+        registers = self._registers()
+        return int(registers[_ORIG_RAX]), int(registers[_RDI])
+
+    def fail_this_call(self, errno: int) -> None:
+        """At its entry: don't do it, return an error."""
+        registers = self._registers()
+        registers[_ORIG_RAX] = ctypes.c_ulonglong(-1).value
+        _trace(_SETREGS, self.pid, ctypes.cast(registers, ctypes.c_void_p))
+        if self.to_next_stop():
+            registers = self._registers()
+            registers[_RAX] = ctypes.c_ulonglong(-errno).value
+            _trace(_SETREGS, self.pid, ctypes.cast(registers, ctypes.c_void_p))
+
+    def _registers(self) -> ctypes.Array[ctypes.c_ulonglong]:
+        registers = (ctypes.c_ulonglong * 27)()
+        _trace(_GETREGS, self.pid, ctypes.cast(registers, ctypes.c_void_p))
+        return registers
+
+    def let_go(self, seconds: float) -> int:
+        """Let it run to its end untraced; what os.waitstatus_to_exitcode() makes of that. TimeoutError if it hangs."""
+        _trace(_DETACH, self.pid)
+        if not procfs.ends_within(self.pid, seconds):
+            raise TimeoutError(f"it hangs: it did not end within {seconds} s; {procfs.describe(self.pid)}")
+        _, self.status = os.waitpid(self.pid, 0)
+        return os.waitstatus_to_exitcode(self.status)
 
     def kill(self) -> None:
         if self.status is None:
             os.kill(self.pid, signal.SIGKILL)  # a child of ours, not reaped
             _, self.status = os.waitpid(self.pid, 0)
 
-    def fail_this_call(self, errno: int) -> int:
-        """At its entry: don't do it, return an error. Goes to its exit; returns the number of the system call."""
-        registers = (ctypes.c_ulonglong * 27)()
-        _trace(_GETREGS, self.pid, ctypes.cast(registers, ctypes.c_void_p))
-        number = registers[_ORIG_RAX]
-        registers[_ORIG_RAX] = ctypes.c_ulonglong(-1).value
-        _trace(_SETREGS, self.pid, ctypes.cast(registers, ctypes.c_void_p))
-        if self.to_next_stop():
-            _trace(_GETREGS, self.pid, ctypes.cast(registers, ctypes.c_void_p))
-            registers[_RAX] = ctypes.c_ulonglong(-errno).value
-            _trace(_SETREGS, self.pid, ctypes.cast(registers, ctypes.c_void_p))
-        return int(number)
-
-    def system_call(self) -> int:
-        """The number of the system call that it is stopped at."""
-        registers = (ctypes.c_ulonglong * 27)()
-        _trace(_GETREGS, self.pid, ctypes.cast(registers, ctypes.c_void_p))
-        return int(registers[_ORIG_RAX])
-
 
 def killed_at(function: Callable[[], int], stop: int) -> bool:
     """Run it up to its `stop`th stop and kill it there; False if it ended before."""
     traced = Traced(function)
     try:
-        return all(traced.to_next_stop() for _ in range(stop))
+        with bounded(2 * PATIENCE):
+            return all(traced.to_next_stop() for _ in range(stop))
     finally:
         traced.kill()
 
@@ -93,7 +137,148 @@ def stops_of(function: Callable[[], int]) -> int:
     """How many stops it has when nothing is done to it."""
     traced = Traced(function)
     count = 0
-    while traced.to_next_stop():
-        count += 1
+    try:
+        with bounded(6 * PATIENCE):
+            while traced.to_next_stop():
+                count += 1
+    finally:
+        traced.kill()
     assert traced.status == 0
     return count
+
+
+def calls_of(function: Callable[[], int]) -> list[tuple[int, int]]:
+    """Its system calls, when nothing is done to it: their numbers and first arguments."""
+    traced = Traced(function)
+    found = []
+    try:
+        with bounded(6 * PATIENCE):
+            while (call := traced.to_next_call()) is not None:
+                found.append(call)
+    finally:
+        traced.kill()
+    assert traced.status == 0
+    return found
+
+
+def failed_at(
+    function: Callable[[], int], number: int, choose: Callable[[int, int], int | None]
+) -> tuple[int, int, int] | None:
+    """Run it, and have its `number`th system call, or the first after that for which `choose()` knows an errno, fail.
+
+    Returns the system call, the errno and the exit code; None if there was no such call.
+    """
+    traced = Traced(function)
+    try:
+        with bounded(2 * PATIENCE):
+            passed = 0
+            while (call := traced.to_next_call()) is not None:
+                passed += 1
+                errno = choose(*call) if passed >= number else None
+                if errno is not None:
+                    traced.fail_this_call(errno)
+                    break
+            else:
+                return None
+        if traced.status is not None:
+            return (call[0], errno, os.waitstatus_to_exitcode(traced.status))
+        return (call[0], errno, traced.let_go(2 * PATIENCE))
+    finally:
+        traced.kill()
+
+
+SCRIPT = "echo ready; trap '' TERM; sleep 1000 & {daemon} sleep 1000 & wait"
+SUCCEEDED, FAILED, ODDLY = 0, 1, 2
+
+
+class Trial:
+    """One supervisor's life: it starts something that would outlive it, uses it, stops it, ends."""
+
+    def __init__(self, backend: BackendUnderTest, base: str | None) -> None:
+        self._backend = backend
+        self._base = base
+        reader, self._writer = os.pipe()
+        self.lines = Lines(reader)
+
+    def live(self) -> int:
+        """The life; to be run in a fork."""
+        script = SCRIPT.format(daemon="setsid" if self._backend.ends_daemons else "")
+        child = self._backend.Popen(["sh", "-c", script], stdout=self._writer, stdin=subprocess.DEVNULL)
+        child.members()
+        child.stop(allgone.StopPolicy(timeout_stop=0.01))
+        driver._stop_everything()
+        return 0
+
+    def live_with_errors(self) -> int:
+        """The same where something may fail: SUCCEEDED, FAILED with an error that a caller can expect, or ODDLY."""
+        result = SUCCEEDED
+        for step in (self._use, driver._stop_everything):  # the latter is what atexit does
+            try:
+                step()
+            except (OSError, allgone.AllgoneError):
+                result = FAILED
+            except BaseException:  # noqa: BLE001  # what it should not be
+                traceback.print_exc()
+                result = ODDLY
+                break
+        return result
+
+    def _use(self) -> None:
+        script = SCRIPT.format(daemon="setsid" if self._backend.ends_daemons else "")
+        options = {"stdout": self._writer, "stdin": subprocess.DEVNULL}
+        with self._backend.Popen(["sh", "-c", script], **options) as child:
+            child.members()
+            child.stop(allgone.StopPolicy(timeout_stop=0.01))
+
+    def nothing_is_left(self) -> str:
+        """Wait for it; what is left if it does not come to pass."""
+        os.close(self._writer)
+        if not self.lines.are_over(PATIENCE):
+            return "processes"
+        return "" if self._base is None else directories_left(self._base)
+
+
+def directories_left(base: str) -> str:
+    """Those of supervisors that are gone, after a while: there is no event for a directory that goes."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        left = [
+            e.name
+            for e in os.scandir(base)
+            if e.is_dir() and not e.name.startswith((f"allgone-{os.getpid()}-", *BYSTANDING))
+        ]
+        if not left or time.monotonic() > deadline:
+            return " ".join(left)
+        time.sleep(0.002)
+
+
+BYSTANDING = ("allgone-1-", "allgone-x", "guard")
+
+
+class Bystanders:
+    """Processes and directories that look much like ours and are none of a killed supervisor's."""
+
+    def __init__(self, base: str | None) -> None:
+        self.folders = [f"{base}/{name}" for name in ("allgone-1-0badcafe", "allgone-x", "guard")] if base else []
+        self.processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for each in self.folders:
+                os.mkdir(each)
+            for _ in range(3):
+                self.processes.append(subprocess.Popen(["sleep", "1000"], start_new_session=True))
+            for folder, process in zip(self.folders, self.processes, strict=False):
+                Path(folder, "cgroup.procs").write_text(str(process.pid))
+        except BaseException:
+            self.end()
+            raise
+
+    def are_all_there(self) -> bool:
+        return all(each.poll() is None for each in self.processes) and all(map(os.path.isdir, self.folders))
+
+    def end(self) -> None:
+        for each in self.processes:
+            each.kill()
+            each.wait()
+        for folder in self.folders:
+            if os.path.isdir(folder):
+                os.rmdir(folder)

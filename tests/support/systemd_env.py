@@ -49,6 +49,20 @@ ENTERED = (ROOT_SERVICE, USER_SERVICE)
 PLACES = (ROOT_SERVICE, ROOT_DELEGATED, USER_SESSION, USER_SERVICE, USER_DELEGATED, USER_LINGERING)
 
 
+def container(*, systemd: bool = False, writable: bool = True) -> tuple[str, ...]:
+    """What is put before a command to have it in a container: pids, mounts and cgroups of its own.
+
+    `systemd`: the one outside is there to be seen, in /run. `writable`: so is its cgroup file system.
+    """
+    steps = ["umount -l /sys/fs/cgroup", "mount -t cgroup2 none /sys/fs/cgroup", "mount -t proc none /proc"]
+    if not systemd:
+        steps.append("mount -t tmpfs none /run")
+    if not writable:
+        steps.append("mount -o remount,bind,ro /sys/fs/cgroup")
+    script = " && ".join([*steps, 'exec "$@"'])
+    return ("unshare", "--cgroup", "--pid", "--mount", "--fork", "--kill-child", "sh", "-c", script, "sh")
+
+
 def systemd_env(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run scripts/systemd-env with its output captured."""
     return subprocess.run([SCRIPT, *words], check=False, **{"capture_output": True, "text": True, **options})
@@ -94,7 +108,8 @@ class Environment:
                 *(a.replace("$", "$$") for a in inner),
             ]
         outer = [word for each in given for word in ("-E", each)]
-        limit = ["-p", f"RuntimeMaxSec={seconds}"]
+        # Both: systemd 252 takes a service with a PAM session for one that is still starting.
+        limit = ["-p", f"RuntimeMaxSec={seconds}", "-p", f"TimeoutStartSec={seconds}"]
         return [SCRIPT, "run", self.name, *limit, *place.options, *outer, *options, "--", *inner]
 
     def run(
@@ -173,10 +188,13 @@ class Environment:
         """The root of its cgroup tree, seen from the machine."""
         return Path((STATES / self.name / "cgroup").read_text().strip()) / "payload"
 
+    def tree(self) -> list[Path]:
+        """Its cgroups, seen from the machine."""
+        return [Path(folder) for folder, _, _ in os.walk(self.cgroups)]
+
     def inhabited(self) -> frozenset[str]:
-        """The cgroups that have processes in them, seen from the machine."""
-        folders = [Path(folder) for folder, _, _ in os.walk(self.cgroups)]
-        return frozenset(str(each.relative_to(self.cgroups)) for each in folders if _has_processes(each))
+        """The cgroups that have processes in them, below its root."""
+        return frozenset(str(each.relative_to(self.cgroups)) for each in self.tree() if _has_processes(each))
 
     def empties(self, cgroup: str, seconds: float) -> bool:
         """Wait until nothing is left in a cgroup; whether that came to pass."""

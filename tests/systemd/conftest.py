@@ -131,7 +131,7 @@ def _in_our_pid_namespace(pid: int) -> bool:
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing_inside(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No process, unit, failed unit or job that was not there before."""
+    """No process, unit, failed unit or job that was not there before, and no cgroup of allgone's."""
     if "environment" not in request.fixturenames:
         yield
         return
@@ -150,5 +150,7 @@ def _leaves_nothing_inside(request: pytest.FixtureRequest) -> Iterator[None]:
         found += [f"job, {user}: {line}" for line in inside.systemctl("list-jobs", user=user)]
         if failed:
             inside.systemctl("reset-failed", user=user)
+    # Those of units are gone by now, for systemd removes a unit's before it forgets the unit.
+    found += [f"cgroup {each}" for each in inside.tree() if each.name.startswith("allgone-")]
     if found:
         pytest.fail("left behind inside:\n  " + "\n  ".join(found), pytrace=False)

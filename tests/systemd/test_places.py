@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from support.systemd_env import ROOT_SERVICE, USER_SESSION, Environment, Place
+from support.systemd_env import ROOT_SERVICE, USER_SESSION, Environment, Place, container
 
 WHERE = """
     import allgone
@@ -60,14 +60,23 @@ def test_xdg_runtime_dir_of_somebody_else_is_not_followed(environment: Environme
 
 def test_container_without_systemd_uses_its_own_cgroup(environment: Environment) -> None:
     """A cgroup namespace, a pid namespace, and nothing of /run: as in a privileged container."""
-    setup = (
-        "mount -t tmpfs none /run && umount -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup && "
-        'mount -t proc none /proc && exec "$@"'
-    )
-    before = ("unshare", "--cgroup", "--pid", "--mount", "--fork", "--kill-child", "sh", "-c", setup, "sh")
-    own, child = where(environment, *before, place=Place("delegated", ("--delegate",)))
+    own, child = where(environment, *container())
     assert own == "/"
     assert child.startswith("/sys/fs/cgroup/allgone-")
+
+
+def test_container_with_a_read_only_cgroup_file_system_has_process_groups(environment: Environment) -> None:
+    code = """
+        import allgone
+        try:
+            allgone.Popen(["true"], backend="cgroup")
+        except allgone.BackendUnavailable as e:
+            assert "mounted read-only" in str(e), e
+        else:
+            raise AssertionError("no error")
+        assert allgone.Popen(["true"]).backend == "process-group"
+    """
+    environment.run(*container(writable=False), environment.python, "-c", textwrap.dedent(code))
 
 
 def test_a_systemd_outside_of_the_container_is_not_asked(environment: Environment) -> None:
@@ -79,6 +88,5 @@ def test_a_systemd_outside_of_the_container_is_not_asked(environment: Environmen
         except (allgone.SystemdError, allgone.BackendUnavailable) as e:
             print(e)
     """
-    before = ("unshare", "--pid", "--mount-proc", "--fork", "--kill-child")
-    ran = environment.run(*before, environment.python, "-c", textwrap.dedent(code))
+    ran = environment.run(*container(systemd=True), environment.python, "-c", textwrap.dedent(code))
     assert "outside this container" in ran.stdout

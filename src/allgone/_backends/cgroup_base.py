@@ -10,7 +10,7 @@ from typing import NamedTuple
 from allgone._backends.homes import DirectoryHome, Home, NamedScopeHome, ScopeHome
 from allgone._backends.keeper import Keeper
 from allgone._core.unit import Unit
-from allgone._linux import cgroupfs, fds, launcher, systemd
+from allgone._linux import cgroupfs, fds, launcher, pidfd, systemd
 from allgone._linux.cgroupfs import Mount
 from allgone._linux.pidfd import Child
 from allgone._linux.systemd import Manager
@@ -48,6 +48,8 @@ def find(told: str | None = None) -> Base:
 
     Raises `BackendUnavailable` with a reason for each way that was tried.
     """
+    if why := pidfd.unavailable_because():
+        raise _unavailable(Reason("pidfds", why, "Linux 5.3 and pidfd_open(2) not filtered by seccomp"))
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
         mounts = cgroupfs.mounts(f.read())
     if not mounts:

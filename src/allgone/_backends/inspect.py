@@ -10,7 +10,9 @@ from importlib import metadata
 from allgone._backends import cgroup_base
 from allgone._backends.cgroup import CgroupBackend
 from allgone._linux import cgroupfs, launcher, pidfd, processes, subreaper, systemd
-from allgone.errors import BackendUnavailable
+from allgone.errors import BackendUnavailable, SystemdError
+
+_OUTSIDE = "org.freedesktop.systemd1"  # the name of the error about a systemd that knows other pids than ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,35 +34,28 @@ class Choice:
     why: str
 
 
-def auto() -> Choice:
-    """What ``auto`` takes here; cgroup is really tried out. ALLGONE_BACKEND is not looked at."""
+def look() -> tuple[Choice, list[Finding]]:
+    """What ``auto`` takes here, and all findings, in an order that reads well.
+
+    cgroup is really tried out. ALLGONE_BACKEND is not looked at.
+    """
+    choice, cgroup = _cgroup_backend()
     if why := pidfd.unavailable_because():
-        return Choice(None, f"both backends need pidfds: {why}")
-    try:
-        backend = CgroupBackend()
-    except BackendUnavailable as e:
-        return Choice("process-group", "; ".join(map(str, e.reasons)))
-    try:
-        return Choice("cgroup", f"cgroups can be made and entered below {backend.base}: {backend.how}")
-    finally:
-        backend.close()
-
-
-def findings() -> list[Finding]:
-    """All of them, in an order that reads well."""
+        choice = Choice(None, f"both backends need pidfds: {why}")
     found = [
         _kernel(),
         _pidfd(),
         *_cgroup(),
+        *cgroup,
         _systemd(),
+        _pystemd(),
         _subreaper(),
         _children(),
         _launcher(),
         *map(_package, ("psutil", "pyroute2", "click")),
-        _pystemd(),
         *_settings(),
     ]
-    return [replace(each, remedy="") if each.ok is not False else each for each in found]
+    return choice, [replace(each, remedy="") if each.ok is not False else each for each in found]
 
 
 def _kernel() -> Finding:
@@ -84,32 +79,45 @@ def _cgroup() -> list[Finding]:
         mounts = cgroupfs.mounts(f.read())
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as f:
         own = cgroupfs.own_cgroup(f.read())
-    shown = [f"{mount.point} ({'rw' if mount.writable else 'read-only'})" for mount in mounts]
     return [
-        Finding("cgroup2", bool(mounts), [mount.point for mount in mounts], ", ".join(shown) or "not mounted",
-                cgroup_base.MOUNT_HELP),
-        Finding("own cgroup", None, own, own or "none"),
-        *_cgroup_backend(),
+        Finding("cgroup2", bool(mounts), [mount.point for mount in mounts],
+                ", ".join(map(_mount, mounts)) or "not mounted", cgroup_base.MOUNT_HELP),
+        Finding("own cgroup", None, own, _top(mounts) if own == "/" else own or "none"),
     ]  # fmt: skip
 
 
-def _cgroup_backend() -> list[Finding]:
-    if why := pidfd.unavailable_because():
-        return [Finding("backend cgroup", False, None, f"needs pidfds: {why}", "see pidfd")]
+def _mount(mount: cgroupfs.Mount) -> str:
+    shows = "" if mount.root == "/" else f", shows {mount.root}"
+    return f"{mount.point} ({'rw' if mount.writable else 'read-only'}{shows})"
+
+
+def _top(mounts: list[cgroupfs.Mount]) -> str:
+    # The kernel's root cgroup can't be frozen; what a namespace shows as its root is an ordinary cgroup.
+    if any(mount.root.startswith("/..") or cgroupfs.has_freeze(mount.point) for mount in mounts):
+        return "/, the top of a cgroup namespace, as in a container"
+    return "/"
+
+
+def _cgroup_backend() -> tuple[Choice, list[Finding]]:
     try:
         backend = CgroupBackend()
         containment = backend.create(None, "doctor")
     except BackendUnavailable as e:
         why = "; ".join(f"{reason.tried}: {reason.why}" for reason in e.reasons)
         remedy = "; ".join(reason.remedy for reason in e.reasons if reason.remedy)
-        return [Finding("backend cgroup", False, [reason._asdict() for reason in e.reasons], why, remedy)]
+        found = Finding("backend cgroup", False, [reason._asdict() for reason in e.reasons], why, remedy)
+        return Choice("process-group", "; ".join(map(str, e.reasons))), [found]
     try:
+        base, moved = backend.base, backend.moves_in
         kill, freeze = cgroupfs.has_kill(containment.where()), cgroupfs.has_freeze(containment.where())
     finally:
         containment.remove()
         backend.close()
-    return [
-        Finding("backend cgroup", True, backend.base, f"works, below {backend.base}"),
+    return Choice("cgroup", f"cgroups can be made and entered below {base}: {backend.how}"), [
+        Finding("backend cgroup", True, base, f"works, below {base}"),
+        Finding("entering", None, "systemd" if moved else "child",
+                "systemd moves each child in, which this user can't do; no preexec_fn" if moved
+                else "each child enters its cgroup by itself"),
         Finding("cgroup.kill", kill, kill, "one write kills all members" if kill else "members are frozen, then killed",
                 "Linux 5.14 has it; nothing is lost but time"),
         Finding("cgroup.freeze", freeze, freeze, "members can be frozen" if freeze else "members can't be frozen",
@@ -118,9 +126,30 @@ def _cgroup_backend() -> list[Finding]:
 
 
 def _systemd() -> Finding:
-    runs = systemd.is_running()
-    says = "runs, and hands out the cgroups" if runs else "does not run; cgroups are made without it"
-    return Finding("systemd", None, runs, says)
+    """Whether the manager that scopes are asked of answers, where one is needed."""
+    if not systemd.is_running():
+        return Finding("systemd", None, False, "does not run here; cgroups are made without it")
+    if systemd.pystemd_missing_because():
+        return Finding("systemd", None, True, "runs, and hands out the cgroups; without pystemd it can't be asked")
+    try:
+        base = cgroup_base.find()
+    except BackendUnavailable as e:  # before it came to systemd: see backend cgroup
+        return Finding("systemd", None, True, f"runs; not asked, because of {e.reasons[0].tried}")
+    if base.manager is None:
+        return Finding("systemd", None, True, f"runs; need not be asked, for {cgroup_base.HOW[base.how]}")
+    whose = "the system's manager" if base.manager == systemd.SYSTEM else "this user's manager"
+    try:
+        own = base.manager.unit_of(os.getpid())
+    except SystemdError as e:
+        if e.dbus_name != _OUTSIDE:
+            return Finding("systemd", None, True, f"runs, but {whose} does not answer: see backend cgroup")
+        remedy = (
+            "keep /run/systemd out of the container, and cgroups are made below the container's own; "
+            "or let ALLGONE_CGROUP name a cgroup that is writable here"
+        )
+        return Finding("systemd", False, True, "runs outside of this container, and knows other pids than ours", remedy)
+    bound = f"ends with our unit, {own.name}" if own else "is bound to no unit, for we are in none of its"
+    return Finding("systemd", True, True, f"{whose} answers at {base.manager}; a scope {bound}")
 
 
 def _subreaper() -> Finding:
@@ -162,10 +191,13 @@ def _package(name: str) -> Finding:
 
 
 def _pystemd() -> Finding:
-    found = _package("pystemd")
-    if found.ok or not systemd.is_running():
-        return Finding("pystemd", found.ok or None, found.value, found.says)
-    return Finding("pystemd", False, None, "not installed, so systemd can't be asked", "pip install 'allgone[systemd]'")
+    found, why = _package("pystemd"), systemd.pystemd_missing_because()
+    if why is None:
+        return found
+    if not systemd.is_running():
+        return Finding("pystemd", None, found.value, f"{found.says}; not needed without systemd")
+    return Finding("pystemd", False, found.value, f"can't be imported, so systemd can't be asked: {why}",
+                   systemd.PACKAGES)  # fmt: skip
 
 
 def _settings() -> list[Finding]:

@@ -16,7 +16,7 @@ _MARKS = {True: "ok", False: "no", None: "--"}
 
 def run(*, as_json: bool) -> int:
     """Print it; 0 if ``auto`` has a backend, else 1."""
-    choice, findings = inspect.auto(), inspect.findings()
+    choice, findings = inspect.look()
     if as_json:
         facts = {
             "allgone": inspect.version("allgone"),
