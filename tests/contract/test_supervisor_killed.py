@@ -21,28 +21,6 @@ PATIENCE = 10.0  # seconds: what takes a tenth of one, on a machine that does a 
 SCRIPT = "echo ready; trap '' TERM; sleep 1000 & {daemon} sleep 1000 & wait"
 
 
-class Bystanders:
-    """Processes and directories that look much like ours and are none of a killed supervisor's."""
-
-    def __init__(self, base: str | None) -> None:
-        self.folders = [f"{base}/{name}" for name in ("allgone-1-0badcafe", "allgone-x", "guard")] if base else []
-        for each in self.folders:
-            os.mkdir(each)
-        self.processes = [subprocess.Popen(["sleep", "1000"], start_new_session=True) for _ in range(3)]
-        for folder, process in zip(self.folders, self.processes, strict=False):
-            Path(folder, "cgroup.procs").write_text(str(process.pid))
-
-    def are_all_there(self) -> bool:
-        return all(each.poll() is None for each in self.processes) and all(map(os.path.isdir, self.folders))
-
-    def end(self) -> None:
-        for each in self.processes:
-            each.kill()
-            each.wait()
-        for folder in self.folders:
-            os.rmdir(folder)
-
-
 @pytest.fixture
 def base(backend: BackendUnderTest, _cgroup_base_or_reason: tuple[str | None, str]) -> str | None:
     return _cgroup_base_or_reason[0] if backend.name == "cgroup" else None

@@ -6,10 +6,12 @@ Each system call has two stops, at its entry and at its exit. What the traced pr
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import platform
 import signal
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,7 +25,7 @@ from support import procfs
 from support.backends import BackendUnderTest
 from support.programs import Lines
 
-PATIENCE = 10.0  # seconds: what takes a tenth of one, on a machine that does a hundred other things
+PATIENCE = 20.0  # seconds: what takes a tenth of one, on a machine that does a hundred other things
 
 _TRACEME, _GETREGS, _SETREGS, _DETACH, _SYSCALL, _SETOPTIONS = 0, 12, 13, 17, 24, 0x4200
 _SYSGOOD, _EXITKILL = 1, 1 << 20
@@ -123,6 +125,27 @@ class Traced:
             _, self.status = os.waitpid(self.pid, 0)
 
 
+def warm_up(function: Callable[[], int]) -> None:
+    """Import what it imports: an import that fails is a story of its own, not ours."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            status = function()
+            os.write(writer, " ".join(sys.modules).encode())
+            os._exit(status)
+        finally:
+            os._exit(99)
+    os.close(writer)
+    with open(reader, encoding="ascii") as f:
+        names = f.read().split()
+    _, status = os.waitpid(pid, 0)
+    assert status == 0
+    for name in names:
+        if name not in sys.modules:
+            importlib.import_module(name)
+
+
 def killed_at(function: Callable[[], int], stop: int) -> bool:
     """Run it up to its `stop`th stop and kill it there; False if it ended before."""
     traced = Traced(function)
@@ -202,10 +225,7 @@ class Trial:
 
     def live(self) -> int:
         """The life; to be run in a fork."""
-        script = SCRIPT.format(daemon="setsid" if self._backend.ends_daemons else "")
-        child = self._backend.Popen(["sh", "-c", script], stdout=self._writer, stdin=subprocess.DEVNULL)
-        child.members()
-        child.stop(allgone.StopPolicy(timeout_stop=0.01))
+        self._use()
         driver._stop_everything()
         return 0
 
@@ -224,15 +244,25 @@ class Trial:
         return result
 
     def _use(self) -> None:
+        driver._has_swept = False  # so that the janitor's work is a part of it
         script = SCRIPT.format(daemon="setsid" if self._backend.ends_daemons else "")
         options = {"stdout": self._writer, "stdin": subprocess.DEVNULL}
         with self._backend.Popen(["sh", "-c", script], **options) as child:
             child.members()
             child.stop(allgone.StopPolicy(timeout_stop=0.01))
 
+    def close(self) -> None:
+        self._close_writer()
+        self.lines.close()
+
+    def _close_writer(self) -> None:
+        writer, self._writer = self._writer, -1
+        if writer >= 0:
+            os.close(writer)
+
     def nothing_is_left(self) -> str:
         """Wait for it; what is left if it does not come to pass."""
-        os.close(self._writer)
+        self._close_writer()
         if not self.lines.are_over(PATIENCE):
             return "processes"
         return "" if self._base is None else directories_left(self._base)

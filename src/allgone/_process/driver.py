@@ -31,12 +31,16 @@ _has_swept = False
 _worker = 0  # pid of the multiprocessing child whose end we have been told to watch
 
 
-def track(containment: Containment, backend: Backend) -> None:
+def will_use(backend: Backend) -> None:
+    """Close it at exit."""
+    _backends[backend] = None
+    _stop_at_the_end_of_a_worker()
+
+
+def track(containment: Containment) -> None:
     """Stop it at exit, unless it was removed before."""
     global _has_swept
     _live[containment] = None
-    _backends[backend] = None
-    _stop_at_the_end_of_a_worker()
     if not _has_swept and isinstance(containment, CgroupContainment):
         _has_swept = True
         _sweep_beside(containment.home.folder)

@@ -50,8 +50,9 @@ class Group:
         self._report: Report | None = None
         self._processes: list[Popen] = []
         self._numbers = itertools.count(1)
+        driver.will_use(made_by)
         self._containment = made_by.create(name, "group", policy=self._policy)
-        driver.track(self._containment, made_by)
+        driver.track(self._containment)
 
     @property
     def backend(self) -> str:

@@ -90,8 +90,9 @@ class Popen(subprocess.Popen[Any]):
         else:
             preexec = options.get("preexec_fn") is not None
             made_by = choose.backend(backend, sweep=sweep, guard=guard, scope=scope is not None, preexec=preexec)
+            driver.will_use(made_by)
             self._containment = made_by.create(name, executable, scope, policy=self._policy, argv=argv)
-            driver.track(self._containment, made_by)
+            driver.track(self._containment)
         try:
             self._spawn(argv, executable, options)
         except BaseException:
