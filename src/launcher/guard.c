@@ -20,7 +20,7 @@
 
 enum { PAGE = 4096, DT_DIR_ = 4, POLLIN_ = 1, AT_EMPTY_PATH_ = 0x1000, STATX_INO_ = 0x100, HOMES = 1024 };
 
-struct header { unsigned version, polite, homes; }; /* polite: containments that are not to be killed at once */
+struct header { unsigned version, polite, homes; }; /* polite: containments not to be killed at once, or at all */
 struct home { ulong inode; char path[PAGE - sizeof(ulong)]; };
 struct entry { ulong inode, offset; unsigned short size; unsigned char type; char name[]; };
 
@@ -127,7 +127,7 @@ static void end_all(int list, const char *own, long guarded, char **argv, char *
 	sys4(NR_pread64, list, (long)&header, sizeof header, 0);
 	if (!header.polite) kill_all(list, &header);
 	if (guarded >= 0 && read_home(list, (ulong)guarded, &home)) leave_home(&home, own);
-	if (*argv && run(argv, envp) != 0) kill_all(list, &header);
+	if (*argv && run(argv, envp) != 0 && !header.polite) kill_all(list, &header);
 	leave(0);
 }
 

@@ -27,8 +27,11 @@ from support.programs import Lines
 
 PATIENCE = 20.0  # seconds: what takes a tenth of one, on a machine that does a hundred other things
 
-_TRACEME, _GETREGS, _SETREGS, _DETACH, _SYSCALL, _SETOPTIONS = 0, 12, 13, 17, 24, 0x4200
-_SYSGOOD, _EXITKILL = 1, 1 << 20
+_TRACEME, _CONT, _GETREGS, _SETREGS, _DETACH, _SYSCALL = 0, 7, 12, 13, 17, 24
+_SETOPTIONS, _SEIZE, _INTERRUPT = 0x4200, 0x4206, 0x4207
+_SYSGOOD, _FORKS, _EXECS, _EXITKILL = 1, 2 | 4 | 8, 16, 1 << 20
+_EVENT_EXEC, _EVENT_STOP = 4, 128
+_WALL = 0x40000000
 _RDI, _RAX, _ORIG_RAX = 14, 10, 15  # in user_regs_struct of x86_64, counted in 8 bytes
 CAN_FAIL_CALLS = platform.machine() == "x86_64"
 
@@ -208,6 +211,117 @@ def failed_at(
         return (call[0], errno, traced.let_go(2 * PATIENCE))
     finally:
         traced.kill()
+
+
+class Tree:
+    """A process with all that it starts, traced by a process of its own: its stops are counted, and something happens.
+
+    What happens at stop `at`: with `alone`, the process that is there is killed, else all that are traced. (No such
+    stop: nothing.) `counts(pid)`: whether the stops of that process are to be counted; `leaves(pid)`, asked after an
+    exec: whether it is of no interest any more.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[], int],
+        at: int,
+        *,
+        alone: bool,
+        counts: Callable[[int], bool] = lambda pid: True,
+        leaves: Callable[[int], bool] = lambda pid: False,
+    ) -> None:
+        self._at, self._alone, self._counts, self._leaves = at, alone, counts, leaves
+        self._count = 0
+        self._known: set[int] = set()
+        self._began, begun = os.pipe()
+        self._said, saying = os.pipe()
+        self._tracer = os.fork()
+        if self._tracer == 0:
+            try:
+                signal.alarm(int(3 * PATIENCE))  # ends us, and with us all that is traced
+                main = begin()
+                self._known.add(main)
+                os.write(begun, b"!")
+                status = self._follow(main)
+                os.write(saying, f"{self._count} {status}".encode())
+                os._exit(0)
+            except BaseException:  # noqa: BLE001  # it is a fork of the test
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        os.close(begun)
+        os.close(saying)
+
+    def begins(self) -> None:
+        """Wait until it is traced."""
+        with open(self._began, "rb") as f:
+            assert f.read(1) == b"!"
+
+    def ends(self) -> tuple[int, int]:
+        """Wait until it is over: how many stops there were, and the exit code of the first process (-9: it was killed).
+
+        AssertionError if that takes too long.
+        """
+        with open(self._said, encoding="ascii") as f:
+            words = f.read().split()
+        os.waitpid(self._tracer, 0)
+        assert words, "it hangs, or could not be traced"
+        return int(words[0]), int(words[1])
+
+    def _follow(self, main: int) -> int:
+        status = -int(signal.SIGKILL)
+        request = _SYSCALL
+        while True:
+            try:
+                pid, told = os.waitpid(-1, _WALL)
+            except ChildProcessError:
+                return status
+            if not os.WIFSTOPPED(told):
+                if pid == main:
+                    status = os.waitstatus_to_exitcode(told)
+                continue
+            event, signum = told >> 16, os.WSTOPSIG(told)
+            deliver = 0
+            if event == _EVENT_EXEC and self._leaves(pid):
+                _trace(_DETACH, pid)
+                continue
+            if not event and signum == signal.SIGTRAP | 0x80:
+                if self._counts(pid):
+                    self._count += 1
+                    if self._count == self._at and not self._alone:
+                        return status  # and as we exit, all of them are killed
+                    if self._count == self._at:
+                        os.kill(pid, signal.SIGKILL)  # stopped by us, so it is it
+                        request = _CONT
+                        continue
+            elif not event and (pid in self._known or signum != signal.SIGSTOP):
+                deliver = signum
+            self._known.add(pid)
+            try:
+                _trace(request if self._counts(pid) else _CONT, pid, deliver)
+            except ProcessLookupError:
+                continue  # somebody else has killed it
+
+
+def traced_from_now_on(pid: int) -> int:
+    """For `Tree`: begin to trace a process that runs."""
+    _trace(_SEIZE, pid, _SYSGOOD | _FORKS | _EXECS | _EXITKILL)
+    _trace(_INTERRUPT, pid)
+    return pid
+
+
+def traced_from_its_signal_on(function: Callable[[], int]) -> int:
+    """For `Tree`: fork a process that runs `function`, traced from when that sends itself SIGSTOP."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(function())
+        finally:
+            os._exit(99)
+    os.waitpid(pid, os.WUNTRACED)
+    _trace(_SEIZE, pid, _SYSGOOD | _FORKS | _EXECS | _EXITKILL)
+    os.kill(pid, signal.SIGCONT)
+    return pid
 
 
 SCRIPT = "echo ready; trap '' TERM; sleep 1000 & {daemon} sleep 1000 & wait"

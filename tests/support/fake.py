@@ -157,6 +157,9 @@ class FakeContainment:
     def ended_from_outside(self, *, suspected: bool) -> str:
         return "somebody" if suspected else ""
 
+    def release(self) -> None:
+        pass
+
     def remove(self) -> bool:
         if self.alive():
             return False

@@ -31,6 +31,7 @@ def _is_to_the_guard(fd: int) -> bool:
     return fd in (register and register.fileno(), guard and guard._pipe)
 
 
+_GUARDS_SETTLE = 10.0  # those of supervisors that a test has killed, which have work to do
 _SETTLE = 1.0  # seconds that a process may take from its last cgroup.events to being a zombie on a busy machine
 
 
@@ -92,7 +93,7 @@ def leaked(before: Holdings, base: str | None) -> list[str]:
     if after != before:
         gc.collect()
         for pid in after.processes - before.processes:
-            procfs.ends_within(pid, _SETTLE)
+            procfs.ends_within(pid, _GUARDS_SETTLE if "guard" in procfs.describe(pid) else _SETTLE)
         after = holdings(base)
     new_cgroups = after.cgroups - before.cgroups
     found = [

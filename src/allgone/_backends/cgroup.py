@@ -42,7 +42,8 @@ class CgroupContainment:
         self._mount = home.mount
         self._forget = forget
         self._release: int | None = None
-        self._polite: Keeper | None = None  # who has counted it
+        self._keeper: Keeper | None = None
+        self._is_spared = False
         self.gone = False
         self._lost = ""
         if not exists:  # else a dead supervisor has left it
@@ -117,7 +118,7 @@ class CgroupContainment:
             self._release = None
 
     def born(self, leader: Leader) -> None:
-        if self._polite is not None:
+        if self._is_spared:
             marks.note_leader(self._folder, leader.pid)
         if self._release is not None:
             self.home.admit(self._folder, leader)
@@ -126,9 +127,19 @@ class CgroupContainment:
     def note(self, policy: StopPolicy, argv: Sequence[object], keeper: Keeper | None) -> None:
         """What others are to know of it: on the directory, and whether the guard must not kill it at once."""
         marks.note_containment(self._folder, policy, argv)
-        if keeper and policy.of_guard().timeout_stop:
-            keeper.polite(+1)
-            self._polite = keeper
+        self._keeper = keeper
+        if policy.of_guard().timeout_stop:
+            self._spare()
+
+    def _spare(self) -> None:
+        """The guard must not kill it before it has looked."""
+        if self._keeper and not self._is_spared:
+            self._keeper.polite(+1)
+            self._is_spared = True
+
+    def release(self) -> None:
+        marks.note_released(self._folder)
+        self._spare()
 
     def nested(self, name: str) -> CgroupContainment:
         folder = f"{self._folder}/{checked_name(name)}"
@@ -204,8 +215,8 @@ class CgroupContainment:
         if not cgroupfs.remove(self._folder):
             return False
         self.gone = True
-        if self._polite is not None:
-            self._polite.polite(-1)
+        if self._keeper and self._is_spared:
+            self._keeper.polite(-1)
         self._forget(self)
         return True
 

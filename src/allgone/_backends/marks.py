@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from allgone._core.policy import StopPolicy
 
-OWNER, CONTAINMENT, LEADER = "user.allgone.owner", "user.allgone.containment", "user.allgone.leader"
+OWNER, CONTAINMENT = "user.allgone.owner", "user.allgone.containment"
+LEADER, RELEASED = "user.allgone.leader", "user.allgone.released"
 _VERSION = "1"
 _MOST = 1000  # bytes of a command
 _NO_XATTRS = (errno.EOPNOTSUPP, errno.EPERM, errno.ENOSPC, errno.E2BIG)
@@ -68,6 +69,15 @@ def leader(folder: str) -> int:
     """A number that may be anybody's by now; 0 where none was noted."""
     text = _get(folder, LEADER)
     return int(text) if text.isdigit() else 0
+
+
+def note_released(folder: str) -> None:
+    """A stop has left what runs in it on purpose: nobody is to end it."""
+    _set(folder, RELEASED, _VERSION.encode())
+
+
+def is_released(folder: str) -> bool:
+    return bool(_get(folder, RELEASED))
 
 
 def owner(folder: str) -> Owner | None:

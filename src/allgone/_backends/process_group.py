@@ -222,6 +222,13 @@ class ProcessGroupContainment:
     def ended_from_outside(self, *, suspected: bool) -> str:
         return ""  # nobody manages process groups
 
+    def release(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper:
+            keeper.remove_group(self._number)
+        for inner in self._inner:
+            inner.release()
+
     def remove(self) -> bool:
         if self.gone:
             return True

@@ -119,6 +119,10 @@ class Containment(Protocol):
         """Who or what else ended it; "" if nobody did. `suspected`: its leader was ended by a signal not of ours."""
         ...
 
+    def release(self) -> None:
+        """Let the members go on, whatever becomes of this process: a stop has left them running on purpose."""
+        ...
+
     def remove(self) -> bool:
         """Remove the kernel object. False if it is not empty yet or the kernel wants a moment. Idempotent."""
         ...

@@ -34,6 +34,8 @@ def reported(
     seen = {p.pid: p for p in (*processes.named(containment.members()), *processes.described(left_before))}
     members = tuple(p for pid, p in seen.items() if pid not in left_before)
     outcome = Outcome(began) if gone else stop()
+    if outcome.left_running:
+        containment.release()
     returncode = settle()
     alive = _still_alive(containment)
     later = {p.pid: p for p in processes.described(outcome.left_running)} | alive

@@ -56,7 +56,7 @@ class Item:
     unit: str  # "" where it is in none of systemd's
     where: str
     since: float | None  # seconds since 1970
-    state: str  # "live", "stale", "frozen", "freezing"
+    state: str  # "live", "stale", "released", "frozen", "freezing"
     containment: Containment
     policy: StopPolicy
 
@@ -104,7 +104,7 @@ def _in_cgroups() -> Iterator[Item]:
         home = LeftHome(folder, leftovers.mount_of(folder))
         with janitor.held(folder, shared=True) as is_stale:
             state = "stale" if is_stale else "live"
-        for found in leftovers.containments(home):
+        for found in leftovers.containments(home, released=True):
             try:
                 uid = os.stat(found.where()).st_uid
             except FileNotFoundError:
@@ -122,7 +122,7 @@ def _in_cgroups() -> Iterator[Item]:
                 unit=next((part for part in reversed(folder.split("/")) if part.endswith((".scope", ".service"))), ""),
                 where=found.where(),
                 since=noted.since if noted is not None else None,
-                state=_frozen(found.where()) or state,
+                state=_frozen(found.where()) or ("released" if marks.is_released(found.where()) else state),
                 containment=Foreign(found.name, found.where(), home, lambda _: None, exists=True),
                 policy=leftovers.noted_policy(found),
             )

@@ -94,6 +94,8 @@ def sweep(folder: str) -> Swept | None:
         owner = marks.owner(folder)
         home = LeftHome(folder, leftovers.mount_of(folder))
         containments = leftovers.containments(home)
+        if not containments and cgroupfs.populated(folder):
+            return None  # only what was left running on purpose
         found = tuple(process for each in containments for process in leftovers.described(each))
         failed = leftovers.end((each, AT_ONCE) for each in containments)
         home.close()
@@ -106,6 +108,8 @@ def look(folder: str) -> Swept | None:
         if not is_stale:
             return None
         containments = leftovers.containments(LeftHome(folder, leftovers.mount_of(folder)))
+        if not containments and cgroupfs.populated(folder):
+            return None
         found = tuple(process for each in containments for process in leftovers.described(each))
         return Swept(folder, marks.owner(folder), found, ())
 

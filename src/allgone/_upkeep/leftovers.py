@@ -51,18 +51,20 @@ class LeftHome:
 
     def close(self) -> None:
         """Remove it with its ``guard/``; a scope is systemd's, which removes it when it is empty."""
-        if not self.folder.endswith(".scope"):
+        if not self.folder.endswith(".scope") and not cgroupfs.populated(self.folder):
             cgroupfs.remove_soon(self.folder)
 
 
-def containments(home: LeftHome) -> list[CgroupContainment]:
-    """Those in a home, as far as it is still there."""
+def containments(home: LeftHome, *, released: bool = False) -> list[CgroupContainment]:
+    """Those in a home, as far as it is still there; not those in which something was left running on purpose, unless
+    `released`."""
     try:
         with os.scandir(home.folder) as entries:
             names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and e.name != "guard")
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [CgroupContainment(name, f"{home.folder}/{name}", home, lambda _: None, exists=True) for name in names]
+    found = [CgroupContainment(name, f"{home.folder}/{name}", home, lambda _: None, exists=True) for name in names]
+    return [each for each in found if released or not marks.is_released(each.where())]
 
 
 def noted_policy(containment: CgroupContainment) -> StopPolicy:

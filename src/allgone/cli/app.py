@@ -174,7 +174,8 @@ def doctor(as_json: bool) -> int:
 def ps(as_json: bool, tree: bool) -> int:
     """List every containment on this machine that you may see, whoever made it.
 
-    STATE is live; stale, if its supervisor and its guard are gone ("allgone gc" removes it); freezing or frozen.
+    STATE is live; stale, if its supervisor and its guard are gone ("allgone gc" removes it); released, if a stop has
+    left it running on purpose; freezing or frozen.
     """
     from allgone.cli import containments
 
