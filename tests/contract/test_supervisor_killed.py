@@ -1,24 +1,19 @@
-"""A supervisor that is killed, wherever that happens: its guard leaves nothing of what it had started."""
+"""SIGKILL, wherever it strikes: a supervisor, its guard, both, a launcher. Nothing is left of what had been started."""
 
 from __future__ import annotations
 
 import os
 import random
-import subprocess
-import time
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support import every_point
+from support import every_point, launchers, procfs
 from support.backends import BackendUnderTest
-from support.programs import Lines
-
-import allgone
-from allgone._process import driver
-
-PATIENCE = 10.0  # seconds: what takes a tenth of one, on a machine that does a hundred other things
-SCRIPT = "echo ready; trap '' TERM; sleep 1000 & {daemon} sleep 1000 & wait"
+from support.every_point import PATIENCE, Bystanders, Traced, Tree, Trial
+from support.tiers import missing
 
 
 @pytest.fixture
@@ -33,65 +28,146 @@ def bystanders(base: str | None) -> Iterator[Bystanders]:
     made.end()
 
 
-class Trial:
-    """One supervisor's life: it starts something that would outlive it, uses it, stops it, ends."""
-
-    def __init__(self, backend: BackendUnderTest, base: str | None) -> None:
-        self._backend = backend
-        self._base = base
-        reader, self._writer = os.pipe()
-        self.lines = Lines(reader)
-
-    def live(self) -> int:
-        script = SCRIPT.format(daemon="setsid" if self._backend.ends_daemons else "")
-        child = self._backend.Popen(["sh", "-c", script], stdout=self._writer, stdin=subprocess.DEVNULL)
-        child.members()
-        child.stop(allgone.StopPolicy(timeout_stop=0.01))
-        driver._stop_everything()
-        return 0
-
-    def nothing_is_left(self) -> str:
-        """Wait for it; "" if it came to pass."""
-        os.close(self._writer)
-        if not self.lines.are_over(PATIENCE):
-            return "processes"
-        return "" if self._base is None else directories_left(self._base)
-
-
-def directories_left(base: str) -> str:
-    """Those of supervisors that are gone, after a while: there is no event for a directory that goes."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        left = [
-            e.name
-            for e in os.scandir(base)
-            if e.is_dir() and not e.name.startswith((f"allgone-{os.getpid()}-", *NOT_OURS))
-        ]
-        if not left or time.monotonic() > deadline:
-            return " ".join(left)
-        time.sleep(0.002)
-
-
-NOT_OURS = ("allgone-1-", "allgone-x", "guard")
+@pytest.fixture
+def some(request: pytest.FixtureRequest) -> Callable[[int, int, int], list[int]]:
+    """So many of the numbers from 1: the second many, with --run-slow the third many at most."""
+    slow = request.config.getoption("--run-slow")
+    return lambda last, few, most: random.sample(range(1, last + 1), min(last, most if slow else few))
 
 
 @pytest.mark.timeout(1800)
-def test_killed_at_any_system_call_it_leaves_nothing(
-    backend: BackendUnderTest, base: str | None, bystanders: Bystanders, request: pytest.FixtureRequest
+def test_a_supervisor_killed_at_any_system_call_leaves_nothing(
+    backend: BackendUnderTest, base: str | None, bystanders: Bystanders, some: Callable[[int, int, int], list[int]]
 ) -> None:
     """At every one of them with --run-slow; but most of those of process-group are looks at /proc."""
-    trial = Trial(backend, base)
-    stops = every_point.stops_of(trial.live)
-    assert not trial.nothing_is_left()
-    trial.lines.close()
+    with closing(Trial(backend, base)) as trial:
+        every_point.warm_up(trial.live)
+        stops = every_point.stops_of(trial.live)
+        assert not trial.nothing_is_left()
     assert stops > 300, "the life of a supervisor takes more system calls than that"
-    most = (stops if backend.name == "cgroup" else 1500) if request.config.getoption("--run-slow") else 50
-    for stop in random.sample(range(1, stops + 1), min(stops, most)):
-        trial = Trial(backend, base)
-        try:
+    for stop in some(stops, 15, 1500):
+        with closing(Trial(backend, base)) as trial:
             every_point.killed_at(trial.live, stop)
             left = trial.nothing_is_left()
-        finally:
-            trial.lines.close()
         assert not left, f"killed at stop {stop} of {stops}: {left}"
         assert bystanders.are_all_there(), f"killed at stop {stop}"
+
+
+@pytest.mark.timeout(1800)
+def test_of_a_supervisor_killed_with_its_guard_gc_leaves_nothing(
+    backend: BackendUnderTest, base: str | None, bystanders: Bystanders, some: Callable[[int, int, int], list[int]]
+) -> None:
+    """Both at once, at any system call. Of process-group it knows no more than to list what is left."""
+    with closing(Trial(backend, base)) as trial:
+        every_point.warm_up(trial.live)
+        stops = every_point.stops_of(trial.live)
+    for stop in some(stops, 8, 700):
+        with closing(Trial(backend, base)) as trial:
+            traced = Traced(trial.live)
+            try:
+                all(traced.to_next_stop() for _ in range(stop))
+                for guard in every_point.guards_of(traced.pid):
+                    procfs.end(guard)
+            finally:
+                traced.kill()
+            left = after_gc(trial, backend, base)
+        assert not left, f"killed at stop {stop} of {stops}: {left}"
+        assert bystanders.are_all_there(), f"killed at stop {stop}"
+
+
+def after_gc(trial: Trial, backend: BackendUnderTest, base: str | None) -> str:
+    """What is left after ``allgone gc``, but for processes of process-group that it lists, which are ended here."""
+    for pid in every_point.gc(base):
+        if backend.name == "process-group" and is_of(pid, trial):
+            procfs.end(pid)
+    return trial.nothing_is_left()
+
+
+def is_of(pid: int, trial: Trial) -> bool:
+    """Whether it has the pipe that all of a trial's have; others' tests run on the machine as well."""
+    try:
+        return os.stat(f"/proc/{pid}/fd/1").st_ino == trial.pipe
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+
+
+@pytest.fixture(params=[kind for kind in launchers.KINDS if kind != "aarch64"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of guard and launcher."""
+    return launchers.get(request.param, request).kind
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("alone", [False, True], ids=["with-all-it-runs", "alone"])
+def test_of_a_guard_killed_at_its_work_gc_leaves_nothing(
+    backend: BackendUnderTest, kind: str, alone: bool, base: str | None, bystanders: Bystanders,
+    some: Callable[[int, int, int], list[int]],
+) -> None:  # fmt: skip
+    """At any system call of the guard and of the program that it runs. `alone`: one of the two is killed."""
+    if os.geteuid() != 0:
+        missing("a process that is nobody's child can be traced by root only")
+
+    def killed_at(stop: int) -> int:
+        with closing(Trial(backend, base)) as trial:
+            supervisor = os.fork()
+            if supervisor == 0:
+                try:
+                    trial.live_on()
+                finally:
+                    os._exit(99)
+            try:
+                trial.lines.wait_for("ready")
+                trial.lines.wait_for("started")
+                (guard,) = every_point.guards_of(supervisor)
+                tree = Tree(lambda: every_point.traced_from_now_on(guard), stop, alone=alone)
+                tree.begins()
+            finally:
+                os.kill(supervisor, signal.SIGKILL)
+                os.waitpid(supervisor, 0)
+            count, _ = tree.ends()
+            left = after_gc(trial, backend, base)
+        assert not left, f"killed at stop {stop} of {count}: {left}"
+        assert bystanders.are_all_there(), f"killed at stop {stop}"
+        return count
+
+    stops = killed_at(1 << 30)  # which is never
+    assert stops > 100, "the work of a guard takes more system calls than that"
+    for stop in some(stops, 3, 200):
+        killed_at(stop)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("alone", [False, True], ids=["with-its-supervisor", "alone"])
+def test_of_a_child_killed_when_it_is_the_launcher_nothing_is_left(
+    backend: BackendUnderTest, kind: str, alone: bool, base: str | None, bystanders: Bystanders,
+    some: Callable[[int, int, int], list[int]],
+) -> None:  # fmt: skip
+    """At any system call from its birth to the exec of the command."""
+
+    def killed_at(stop: int) -> int:
+        with closing(Trial(backend, base)) as trial:
+            supervisors: list[int] = []
+
+            def begin() -> int:
+                supervisors.append(every_point.traced_from_its_signal_on(trial.live_from_a_second_start_on))
+                return supervisors[0]
+
+            tree = Tree(
+                begin, stop, alone=alone, counts=lambda pid: pid not in supervisors, leaves=lambda pid: runs(pid, "sh")
+            )
+            tree.begins()
+            count, status = tree.ends()
+            left = trial.nothing_is_left()
+        assert not left, f"killed at stop {stop} of {count}: {left}"
+        assert bystanders.are_all_there(), f"killed at stop {stop}"
+        assert status in (every_point.SUCCEEDED, every_point.FAILED, -signal.SIGKILL), f"killed at stop {stop}"
+        return count
+
+    stops = killed_at(1 << 30)  # which is never
+    assert stops > 10, "a launcher takes more system calls than that"
+    for stop in some(stops, 5, 200):
+        killed_at(stop)
+
+
+def runs(pid: int, program: str) -> bool:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] == program.encode()

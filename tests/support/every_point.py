@@ -30,7 +30,7 @@ PATIENCE = 20.0  # seconds: what takes a tenth of one, on a machine that does a 
 _TRACEME, _CONT, _GETREGS, _SETREGS, _DETACH, _SYSCALL = 0, 7, 12, 13, 17, 24
 _SETOPTIONS, _SEIZE, _INTERRUPT = 0x4200, 0x4206, 0x4207
 _SYSGOOD, _FORKS, _EXECS, _EXITKILL = 1, 2 | 4 | 8, 16, 1 << 20
-_EVENT_EXEC, _EVENT_STOP = 4, 128
+_EVENT_EXEC = 4
 _WALL = 0x40000000
 _RDI, _RAX, _ORIG_RAX = 14, 10, 15  # in user_regs_struct of x86_64, counted in 8 bytes
 CAN_FAIL_CALLS = platform.machine() == "x86_64"
@@ -232,7 +232,6 @@ class Tree:
     ) -> None:
         self._at, self._alone, self._counts, self._leaves = at, alone, counts, leaves
         self._count = 0
-        self._known: set[int] = set()
         self._began, begun = os.pipe()
         self._said, saying = os.pipe()
         self._tracer = os.fork()
@@ -240,7 +239,6 @@ class Tree:
             try:
                 signal.alarm(int(3 * PATIENCE))  # ends us, and with us all that is traced
                 main = begin()
-                self._known.add(main)
                 os.write(begun, b"!")
                 status = self._follow(main)
                 os.write(saying, f"{self._count} {status}".encode())
@@ -294,9 +292,8 @@ class Tree:
                         os.kill(pid, signal.SIGKILL)  # stopped by us, so it is it
                         request = _CONT
                         continue
-            elif not event and (pid in self._known or signum != signal.SIGSTOP):
+            elif not event:
                 deliver = signum
-            self._known.add(pid)
             try:
                 _trace(request if self._counts(pid) else _CONT, pid, deliver)
             except ProcessLookupError:
@@ -335,6 +332,7 @@ class Trial:
         self._backend = backend
         self._base = base
         reader, self._writer = os.pipe()
+        self.pipe = os.fstat(reader).st_ino
         self.lines = Lines(reader)
 
     def live(self) -> int:
@@ -365,6 +363,20 @@ class Trial:
             child.members()
             child.stop(allgone.StopPolicy(timeout_stop=0.01))
 
+    def live_on(self) -> int:
+        """It never comes to the stop; it says its pid when all is started."""
+        script = SCRIPT.format(daemon="setsid" if self._backend.ends_daemons else "")
+        self._backend.Popen(["sh", "-c", script], stdout=self._writer, stdin=subprocess.DEVNULL)
+        os.write(self._writer, b"started %d\n" % os.getpid())
+        while True:
+            signal.pause()
+
+    def live_from_a_second_start_on(self) -> int:
+        """The life, from where the guard and all else that is needed is there: SIGSTOP to itself tells."""
+        self._backend.run(["true"])
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return self.live_with_errors()
+
     def close(self) -> None:
         self._close_writer()
         self.lines.close()
@@ -394,6 +406,42 @@ def directories_left(base: str) -> str:
         if not left or time.monotonic() > deadline:
             return " ".join(left)
         time.sleep(0.002)
+
+
+_GC = """
+import sys
+from allgone._upkeep import inventory, janitor
+base = sys.argv[1]
+janitor._FRESH = 0  # a minute later
+for folder in list(inventory.homes()) if base else ():
+    if folder.startswith(base + "/") and (swept := janitor.sweep(folder)) is not None:
+        assert not swept.left, swept
+for process in inventory.strays():
+    print(process.pid)
+"""
+
+
+def gc(base: str | None) -> list[int]:
+    """What ``allgone gc`` does, below `base` only; returns the pids that it says it leaves alone."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _GC, base or ""], capture_output=True, text=True, timeout=3 * PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.split()]
+
+
+def guards_of(supervisor: int) -> list[int]:
+    """The pids of its guard, and of what that runs."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                words = Path("/proc", name, "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if words[-1] == b"%d" % supervisor and any(b"guard" in word for word in words):
+                found.append(int(name))
+    return found
 
 
 BYSTANDING = ("allgone-1-", "allgone-x", "guard")
