@@ -64,9 +64,8 @@ def base(backend: BackendUnderTest, _cgroup_base_or_reason: tuple[str | None, st
 
 @pytest.fixture
 def bystanders(base: str | None) -> Iterator[Bystanders]:
-    made = Bystanders(base)
-    yield made
-    made.end()
+    with closing(Bystanders(base)) as made:
+        yield made
 
 
 def points(calls: Sequence[tuple[int, int]], most: int | None) -> list[tuple[int, int]]:

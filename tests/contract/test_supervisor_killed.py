@@ -23,9 +23,8 @@ def base(backend: BackendUnderTest, _cgroup_base_or_reason: tuple[str | None, st
 
 @pytest.fixture
 def bystanders(base: str | None) -> Iterator[Bystanders]:
-    made = Bystanders(base)
-    yield made
-    made.end()
+    with closing(Bystanders(base)) as made:
+        yield made
 
 
 @pytest.fixture
@@ -171,3 +170,18 @@ def test_of_a_child_killed_when_it_is_the_launcher_nothing_is_left(
 
 def runs(pid: int, program: str) -> bool:
     return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] == program.encode()
+
+
+def test_gc_leaves_alone_what_has_only_a_name_like_ours(
+    _cgroup_base_or_reason: tuple[str | None, str],
+) -> None:
+    base, reason = _cgroup_base_or_reason
+    if base is None:
+        missing(reason)
+    with closing(Bystanders(base)) as bystanders:
+        every_point.gc(base)
+        assert bystanders.are_all_there()
+        empty = f"{base}/allgone-1-0000cafe"
+        os.mkdir(empty)
+        every_point.gc(base)
+        assert not os.path.exists(empty), "a supervisor that is killed before it marks it leaves one like this"

@@ -451,26 +451,27 @@ class Bystanders:
     """Processes and directories that look much like ours and are none of a killed supervisor's."""
 
     def __init__(self, base: str | None) -> None:
-        self.folders = [f"{base}/{name}" for name in ("allgone-1-0badcafe", "allgone-x", "guard")] if base else []
+        names = ("allgone-1-0badcafe", "allgone-1-0badcafe/1-sleep", "allgone-x", "guard")
+        self.folders = [f"{base}/{name}" for name in names] if base else []
         self.processes: list[subprocess.Popen[bytes]] = []
         try:
             for each in self.folders:
                 os.mkdir(each)
             for _ in range(3):
                 self.processes.append(subprocess.Popen(["sleep", "1000"], start_new_session=True))
-            for folder, process in zip(self.folders, self.processes, strict=False):
+            for folder, process in zip(self.folders[1:], self.processes, strict=False):
                 Path(folder, "cgroup.procs").write_text(str(process.pid))
         except BaseException:
-            self.end()
+            self.close()
             raise
 
     def are_all_there(self) -> bool:
         return all(each.poll() is None for each in self.processes) and all(map(os.path.isdir, self.folders))
 
-    def end(self) -> None:
+    def close(self) -> None:
         for each in self.processes:
             each.kill()
             each.wait()
-        for folder in self.folders:
+        for folder in reversed(self.folders):
             if os.path.isdir(folder):
                 os.rmdir(folder)

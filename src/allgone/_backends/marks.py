@@ -55,6 +55,15 @@ def _own_text(pid: int) -> bytes:
     return f"{_VERSION} {pid} {_started(pid)} {_pid_namespace()}".encode()
 
 
+def owner_could_be_noted(folder: str) -> bool:
+    """Whether the kernel has xattrs for cgroups, so that a home without a mark is none that anything ran in."""
+    try:
+        os.getxattr(folder, OWNER)
+    except OSError as e:
+        return e.errno == errno.ENODATA
+    return True
+
+
 def note_containment(folder: str, policy: StopPolicy, argv: Sequence[object]) -> None:
     words = b"\0".join(os.fsencode(word) if isinstance(word, (str, bytes, os.PathLike)) else b"?" for word in argv[:50])
     text = f"{_VERSION} {time.time():.3f} ".encode() + policy.packed() + b"\0" + words[:_MOST]

@@ -40,10 +40,13 @@ class Swept(NamedTuple):
 
 
 def is_home(folder: str) -> bool:
-    """Whether a supervisor made it. (One that was killed while it did, long enough ago, has left no mark.)"""
+    """Whether a supervisor made it. (One that was killed while it did, long enough ago, has left no mark, but then
+    nothing runs in it either; else it is somebody else's, with a name like ours.)"""
     if marks.owner(folder) is not None:
         return True
     if not _NAME.fullmatch(os.path.basename(folder)):
+        return False
+    if marks.owner_could_be_noted(folder) and cgroupfs.populated(folder):
         return False
     try:
         return time.time() - os.stat(folder).st_ctime > _FRESH
