@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import every_point, launchers, procfs
 from support.backends import BackendUnderTest
-from support.every_point import PATIENCE, Bystanders, Traced, Tree, Trial
+from support.every_point import Bystanders, Traced, Tree, Trial
 from support.tiers import missing
 
 

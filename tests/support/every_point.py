@@ -6,6 +6,7 @@ Each system call has two stops, at its entry and at its exit. What the traced pr
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib
 import os
 import platform
@@ -28,12 +29,70 @@ from support.programs import Lines
 PATIENCE = 20.0  # seconds: what takes a tenth of one, on a machine that does a hundred other things
 
 _TRACEME, _CONT, _GETREGS, _SETREGS, _DETACH, _SYSCALL = 0, 7, 12, 13, 17, 24
-_SETOPTIONS, _SEIZE, _INTERRUPT = 0x4200, 0x4206, 0x4207
+_SETOPTIONS, _SEIZE, _INTERRUPT, _GET_SYSCALL_INFO = 0x4200, 0x4206, 0x4207, 0x420E
+_ENTRY = 1  # in ptrace_syscall_info
 _SYSGOOD, _FORKS, _EXECS, _EXITKILL = 1, 2 | 4 | 8, 16, 1 << 20
 _EVENT_EXEC = 4
 _WALL = 0x40000000
 _RDI, _RAX, _ORIG_RAX = 14, 10, 15  # in user_regs_struct of x86_64, counted in 8 bytes
 CAN_FAIL_CALLS = platform.machine() == "x86_64"
+
+# What each system call can say on a healthy machine that is full, or forbids something. Left out are
+# - those that have no errors of that kind: getpid, getsid, lseek, fstat, rt_sig*, clock_*, exit_group…;
+# - close, which has closed whatever it says, and wait4 and waitid, which are repeated after EINTR by CPython itself;
+# - mmap, munmap, mprotect, brk, futex: malloc and the interpreter's own locks, which CPython does not survive;
+# - kill and pidfd_send_signal, which need nothing and are allowed for whoever was allowed to start the process.
+ERRORS: dict[int, tuple[str, tuple[int, ...]]] = {
+    0: ("read", (errno.EINTR, errno.ENOMEM)),
+    1: ("write", (errno.EINTR, errno.ENOMEM)),
+    7: ("poll", (errno.EINTR, errno.ENOMEM)),
+    17: ("pread64", (errno.EINTR, errno.ENOMEM)),
+    18: ("pwrite64", (errno.EINTR, errno.ENOSPC, errno.ENOMEM)),
+    41: ("socket", (errno.EMFILE,)),
+    56: ("clone", (errno.EAGAIN, errno.ENOMEM)),
+    57: ("fork", (errno.EAGAIN, errno.ENOMEM)),
+    58: ("vfork", (errno.EAGAIN, errno.ENOMEM)),
+    59: ("execve", (errno.ENOMEM, errno.EACCES)),
+    72: ("fcntl", (errno.EMFILE,)),
+    73: ("flock", (errno.EINTR, errno.ENOLCK)),
+    83: ("mkdir", (errno.ENOSPC, errno.EACCES, errno.ENOMEM)),
+    84: ("rmdir", (errno.EBUSY, errno.ENOMEM)),
+    89: ("readlink", (errno.ENOMEM,)),
+    90: ("chmod", (errno.ENOMEM,)),
+    157: ("prctl", (errno.EPERM,)),
+    188: ("setxattr", (errno.ENOSPC, errno.ENOMEM)),
+    191: ("getxattr", (errno.ENOMEM,)),
+    213: ("epoll_create", (errno.EMFILE, errno.ENOMEM)),
+    217: ("getdents64", (errno.ENOMEM,)),
+    232: ("epoll_wait", (errno.EINTR,)),
+    233: ("epoll_ctl", (errno.ENOMEM, errno.ENOSPC)),
+    257: ("openat", (errno.EMFILE, errno.EACCES, errno.ENOMEM, errno.EINTR)),
+    262: ("newfstatat", (errno.ENOMEM, errno.EACCES)),
+    271: ("ppoll", (errno.EINTR, errno.ENOMEM)),
+    281: ("epoll_pwait", (errno.EINTR,)),
+    291: ("epoll_create1", (errno.EMFILE, errno.ENOMEM)),
+    293: ("pipe2", (errno.EMFILE,)),
+    302: ("prlimit64", (errno.EPERM,)),
+    318: ("getrandom", (errno.EINTR,)),
+    319: ("memfd_create", (errno.EMFILE, errno.ENOMEM)),
+    332: ("statx", (errno.ENOMEM, errno.EACCES)),
+    434: ("pidfd_open", (errno.EMFILE, errno.ENOMEM)),
+    435: ("clone3", (errno.EAGAIN, errno.ENOMEM)),
+    439: ("faccessat2", (errno.ENOMEM,)),
+}
+_STDERR = 2
+
+
+def errors_of(call: int, first: int) -> tuple[int, ...]:
+    """What this system call, with this first argument, may say."""
+    name, codes = ERRORS.get(call, ("", ()))
+    return () if name == "write" and first == _STDERR else codes  # where tests that fail tell why
+
+
+def failing_with(code: int) -> Callable[[int, int], int | None]:
+    """For `failed_at()`: a system call that may say this."""
+    return lambda call, first: code if code in errors_of(call, first) else None
+
 
 _ptrace = ctypes.CDLL(None, use_errno=True).ptrace
 _ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
@@ -43,6 +102,26 @@ _ptrace.restype = ctypes.c_long
 def _trace(request: int, pid: int, data: object = None) -> None:
     if _ptrace(request, pid, None, data) < 0:
         raise OSError(ctypes.get_errno(), f"ptrace({request})")
+
+
+def _registers(pid: int) -> ctypes.Array[ctypes.c_ulonglong]:
+    registers = (ctypes.c_ulonglong * 27)()
+    _trace(_GETREGS, pid, ctypes.cast(registers, ctypes.c_void_p))
+    return registers
+
+
+def _leave_out(pid: int) -> None:
+    """At the entry of a system call: don't do it."""
+    registers = _registers(pid)
+    registers[_ORIG_RAX] = ctypes.c_ulonglong(-1).value
+    _trace(_SETREGS, pid, ctypes.cast(registers, ctypes.c_void_p))
+
+
+def _return_from(pid: int, code: int) -> None:
+    """At the exit of a system call: it returns an error."""
+    registers = _registers(pid)
+    registers[_RAX] = ctypes.c_ulonglong(-code).value
+    _trace(_SETREGS, pid, ctypes.cast(registers, ctypes.c_void_p))
 
 
 @contextmanager
@@ -96,23 +175,14 @@ class Traced:
         """Let it run to the next entry: the number of the system call and its first argument; None if it has ended."""
         if not self.to_next_stop() or (not self._is_inside and not self.to_next_stop()):
             return None
-        registers = self._registers()
+        registers = _registers(self.pid)
         return int(registers[_ORIG_RAX]), int(registers[_RDI])
 
-    def fail_this_call(self, errno: int) -> None:
+    def fail_this_call(self, code: int) -> None:
         """At its entry: don't do it, return an error."""
-        registers = self._registers()
-        registers[_ORIG_RAX] = ctypes.c_ulonglong(-1).value
-        _trace(_SETREGS, self.pid, ctypes.cast(registers, ctypes.c_void_p))
+        _leave_out(self.pid)
         if self.to_next_stop():
-            registers = self._registers()
-            registers[_RAX] = ctypes.c_ulonglong(-errno).value
-            _trace(_SETREGS, self.pid, ctypes.cast(registers, ctypes.c_void_p))
-
-    def _registers(self) -> ctypes.Array[ctypes.c_ulonglong]:
-        registers = (ctypes.c_ulonglong * 27)()
-        _trace(_GETREGS, self.pid, ctypes.cast(registers, ctypes.c_void_p))
-        return registers
+            _return_from(self.pid, code)
 
     def let_go(self, seconds: float) -> int:
         """Let it run to its end untraced; what os.waitstatus_to_exitcode() makes of that. TimeoutError if it hangs."""
@@ -200,15 +270,15 @@ def failed_at(
             passed = 0
             while (call := traced.to_next_call()) is not None:
                 passed += 1
-                errno = choose(*call) if passed >= number else None
-                if errno is not None:
-                    traced.fail_this_call(errno)
+                code = choose(*call) if passed >= number else None
+                if code is not None:
+                    traced.fail_this_call(code)
                     break
             else:
                 return None
         if traced.status is not None:
-            return (call[0], errno, os.waitstatus_to_exitcode(traced.status))
-        return (call[0], errno, traced.let_go(2 * PATIENCE))
+            return (call[0], code, os.waitstatus_to_exitcode(traced.status))
+        return (call[0], code, traced.let_go(2 * PATIENCE))
     finally:
         traced.kill()
 
@@ -216,8 +286,9 @@ def failed_at(
 class Tree:
     """A process with all that it starts, traced by a process of its own: its stops are counted, and something happens.
 
-    What happens at stop `at`: with `alone`, the process that is there is killed, else all that are traced. (No such
-    stop: nothing.) `counts(pid)`: whether the stops of that process are to be counted; `leaves(pid)`, asked after an
+    What happens at stop `at`: with `alone`, the process that is there is killed, else all that are traced. With `fail`
+    only such system calls count as it knows an errno for, and the one at `at` fails with that. (No such stop: nothing.)
+    `counts(pid)`: whether the stops of that process are to be counted; `leaves(pid)`, asked after an
     exec: whether it is of no interest any more.
     """
 
@@ -226,11 +297,13 @@ class Tree:
         begin: Callable[[], int],
         at: int,
         *,
-        alone: bool,
+        alone: bool = True,
         counts: Callable[[int], bool] = lambda pid: True,
         leaves: Callable[[int], bool] = lambda pid: False,
+        fail: Callable[[int, int], int | None] | None = None,
     ) -> None:
-        self._at, self._alone, self._counts, self._leaves = at, alone, counts, leaves
+        self._at, self._alone, self._counts, self._leaves, self._fail = at, alone, counts, leaves, fail
+        self._failing: tuple[int, int] | None = None  # a process that is inside a system call, and what that returns
         self._count = 0
         self._began, begun = os.pipe()
         self._said, saying = os.pipe()
@@ -284,11 +357,17 @@ class Tree:
                 _trace(_DETACH, pid)
                 continue
             if not event and signum == signal.SIGTRAP | 0x80:
-                if self._counts(pid):
+                if self._failing is not None and self._failing[0] == pid:
+                    _return_from(pid, self._failing[1])
+                    self._failing, request = None, _CONT
+                elif self._counts(pid) and (code := self._code(pid)) is not None:
                     self._count += 1
-                    if self._count == self._at and not self._alone:
+                    if self._count == self._at and self._fail is not None:
+                        _leave_out(pid)
+                        self._failing = pid, code
+                    elif self._count == self._at and not self._alone:
                         return status  # and as we exit, all of them are killed
-                    if self._count == self._at:
+                    elif self._count == self._at:
                         os.kill(pid, signal.SIGKILL)  # stopped by us, so it is it
                         request = _CONT
                         continue
@@ -298,6 +377,15 @@ class Tree:
                 _trace(request if self._counts(pid) else _CONT, pid, deliver)
             except ProcessLookupError:
                 continue  # somebody else has killed it
+
+    def _code(self, pid: int) -> int | None:
+        """What the system call is to fail with, 0 where that is not the question; None: this stop does not count."""
+        if self._fail is None:
+            return 0
+        facts = (ctypes.c_uint64 * 10)()  # struct ptrace_syscall_info: op, arch; ip; sp; nr; args
+        if _ptrace(_GET_SYSCALL_INFO, pid, ctypes.sizeof(facts), ctypes.cast(facts, ctypes.c_void_p)) < 0:
+            return None
+        return self._fail(facts[3], facts[4]) if facts[0] & 0xFF == _ENTRY else None
 
 
 def traced_from_now_on(pid: int) -> int:
