@@ -18,7 +18,11 @@ REFERENCE = pages.ROOT / "docs" / "reference.md"
 
 
 # Public in Python's eyes only: one module of allgone uses them on another's behalf.
-INTERNAL = {("Popen", name) for name in ("stop_meanwhile", "end_fds", "exchange", "close_streams")}
+INTERNAL = {
+    *(("Popen", name) for name in ("stop_meanwhile", "end_fds", "exchange", "close_streams")),
+    ("StopPolicy", "packed"),
+    ("StopPolicy", "unpacked"),
+}
 
 
 def section_of(name: str) -> str:
