@@ -32,6 +32,7 @@ class Keeper:
         self._guard: Guard | None = None
         self._register: Register | None = None
         self._home: int | None = None  # where in the register the guard's own cgroup is
+        self._own = ""
 
     def expect(self, folder: str, own: str = "") -> int:
         """A home is about to be made there. Returns the number that the other calls take.
@@ -102,7 +103,7 @@ class Keeper:
     def check(self) -> None:
         """Replace a guard that was killed, with a warning."""
         with self._lock:
-            if self._guard is not None:
+            if self._guard is not None or not self._list().is_empty():  # or one that could not be started
                 self._ensure()
 
     def expected_loss(self) -> None:
@@ -117,13 +118,20 @@ class Keeper:
         return self._register
 
     def _ensure(self, own: str = "") -> Guard:
-        if self._guard is not None and not self._guard.is_alive():
+        self._own = own or self._own
+        lost = self._guard if self._guard is not None and not self._guard.is_alive() else None
+        left = self._home if lost is not None and lost.has_moved else None
+        if lost is not None:
             self._drop_guard()
-            self._warn()
         if self._guard is None:
             register = self._list().fileno()
             program = [sys.executable, "-I", "-S", _PROGRAM, str(register), str(os.getpid())] if sys.executable else []
-            self._guard = Guard(register, own, program)
+            self._guard = Guard(register, self._own, program)
+        if left is not None:
+            self._guard.enter(left)
+            self._home = left
+        if lost is not None:
+            self._warn()  # last, for where warnings are errors it raises
         return self._guard
 
     def _warn(self) -> None:

@@ -72,7 +72,7 @@ class Guard:
         self.let_go()
 
     def _say(self, word: bytes, number: int) -> None:
-        if self._pipe is None:
+        if self._pipe is None or self.has_ended(0):  # with SIGPIPE at its default the write would end us
             return
         try:
             os.write(self._pipe, word + number.to_bytes(4, "little"))
