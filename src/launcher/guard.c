@@ -18,9 +18,10 @@
  */
 #include "freestanding.h"
 
-enum { PAGE = 4096, DT_DIR_ = 4, POLLIN_ = 1, AT_EMPTY_PATH_ = 0x1000, STATX_INO_ = 0x100, HOMES = 1024 };
+enum { PAGE = 4096, DT_DIR_ = 4, POLLIN_ = 1, AT_EMPTY_PATH_ = 0x1000, STATX_INO_ = 0x100, HOMES = 1024,
+       LOOKS = 1000 }; /* a millisecond apart */
 
-struct header { unsigned version, polite, homes; }; /* polite: containments not to be killed at once, or at all */
+struct header { unsigned version, homes; };
 struct home { ulong inode; char path[PAGE - sizeof(ulong)]; };
 struct entry { ulong inode, offset; unsigned short size; unsigned char type; char name[]; };
 
@@ -36,16 +37,28 @@ static int same(const char *a, const char *b) {
 	return *a == *b;
 }
 
-/* Write to a file in a directory; `name` has to be short. */
-static void put(int folder, const char *name, const char *file, const char *text) {
-	char path[PAGE + 32];
+/* The words one after the other, as a path of at most PAGE bytes. */
+static const char *path_of(const char *a, const char *b, const char *c) {
+	static char path[PAGE];
+	const char *words[] = {a, b, c};
 	ulong n = 0;
-	for (; *name && n < PAGE; name++) path[n++] = *name;
-	do path[n++] = *file; while (*file++);
-	long fd = sys4(NR_openat, folder, (long)path, O_WRONLY_ | O_CLOEXEC_, 0);
-	if (fd < 0) return;
-	sys3(NR_write, fd, (long)text, 1);
+	for (int i = 0; i < 3; i++)
+		for (const char *s = words[i]; *s && n < sizeof path - 1; s++) path[n++] = *s;
+	path[n] = 0;
+	return path;
+}
+
+static int put(const char *path, const char *text) {
+	long fd = sys4(NR_openat, AT_FDCWD_, (long)path, O_WRONLY_ | O_CLOEXEC_, 0), r;
+	if (fd < 0) return 0;
+	r = sys3(NR_write, fd, (long)text, 1);
 	sys3(NR_close, fd, 0, 0);
+	return r == 1;
+}
+
+static int has_mark(const char *path, const char *name) {
+	char value[64];
+	return sys4(NR_getxattr, (long)path, (long)name, (long)value, sizeof value) >= 0;
 }
 
 static int read_home(int list, ulong n, struct home *home) {
@@ -54,14 +67,20 @@ static int read_home(int list, ulong n, struct home *home) {
 	return got == sizeof *home && home->path[0];
 }
 
+static int is_scope(const char *path) {
+	ulong n = 0;
+	while (path[n]) n++;
+	return n > 6 && same(path + n - 6, ".scope");
+}
+
 static ulong inode_of(int fd) {
 	ulong facts[32];
 	long r = sys5(NR_statx, fd, (long)"", AT_EMPTY_PATH_, STATX_INO_, (long)facts);
 	return r < 0 ? 0 : facts[4]; /* stx_ino, at 0x20 on every machine */
 }
 
-/* One write for each containment; the cgroup guard/, where we are, is left out. */
-static void kill_all_in(const struct home *home) {
+/* One write for each containment, but for those that have the mark; the cgroup guard/, where we are, is left out. */
+static void kill_all_in(const struct home *home, const char *spared) {
 	char buffer[PAGE] __attribute__((aligned(8)));
 	long folder = sys4(NR_openat, AT_FDCWD_, (long)home->path, O_DIRECTORY_ | O_CLOEXEC_, 0), got;
 	if (folder < 0) return;
@@ -69,17 +88,38 @@ static void kill_all_in(const struct home *home) {
 		while ((got = sys3(NR_getdents64, folder, (long)buffer, sizeof buffer)) > 0)
 			for (long at = 0; at < got;) {
 				struct entry *each = (struct entry *)(buffer + at);
-				if (each->type == DT_DIR_ && each->name[0] != '.' && !same(each->name, "guard"))
-					put((int)folder, each->name, "/cgroup.kill", "1");
 				at += each->size;
+				if (each->type != DT_DIR_ || each->name[0] == '.' || same(each->name, "guard")) continue;
+				if (has_mark(path_of(home->path, "/", each->name), "user.allgone.released")) continue;
+				if (spared && has_mark(path_of(home->path, "/", each->name), spared)) continue;
+				char name[PAGE];
+				ulong n = 0;
+				for (; each->name[n] && n < 255; n++) name[n + 1] = each->name[n];
+				name[0] = '/', name[n + 1] = 0;
+				put(path_of(home->path, name, "/cgroup.kill"), "1");
 			}
 	sys3(NR_close, folder, 0, 0);
 }
 
-static void kill_all(int list, const struct header *header) {
+static void kill_all(int list, const struct header *header, const char *spared) {
 	static struct home home;
 	for (ulong n = 0; n < header->homes && n < HOMES; n++)
-		if (read_home(list, n, &home)) kill_all_in(&home);
+		if (read_home(list, n, &home)) kill_all_in(&home, spared);
+}
+
+/* Homes that are empty by now; ours is when the process that we were has gone. A scope's directory is systemd's. */
+static void remove_homes(int list, const struct header *header) {
+	static struct home home;
+	struct { long seconds, nanoseconds; } pause = {0, 1000000};
+	for (ulong n = 0; n < header->homes && n < HOMES; n++) {
+		if (!read_home(list, n, &home) || is_scope(home.path)) continue;
+		for (int look = 0; look < LOOKS; look++) {
+			long r = sys3(NR_unlinkat, AT_FDCWD_, (long)path_of(home.path, "/guard", ""), AT_REMOVEDIR_);
+			if (r != -E_BUSY) break;
+			sys4(NR_ppoll, 0, 0, (long)&pause, 0);
+		}
+		sys3(NR_unlinkat, AT_FDCWD_, (long)home.path, AT_REMOVEDIR_);
+	}
 }
 
 /* The program's exit status; -1 if it could not be run to its end. */
@@ -104,30 +144,30 @@ static int reborn_in(const char *folder) {
 	args.cgroup = (ulong)fd;
 	pid = sys3(NR_clone3, (long)&args, sizeof args, 0);
 	if (pid > 0) leave(0);
-	if (pid < 0) put(AT_FDCWD_, folder, "/cgroup.procs", "0"); /* Linux before 5.7; or where a limit of pids is reached */
 	sys3(NR_close, fd, 0, 0);
-	return pid == 0;
+	return pid == 0 || put(path_of(folder, "/cgroup.procs", ""), "0"); /* Linux before 5.7, or no pid is left */
 }
 
 /* Out of guard/, to the cgroup that the home is in or else to the supervisor's. Of a scope we are the first process. */
 static void leave_home(struct home *home, const char *own) {
-	ulong n = 0, slash = 0;
-	for (; home->path[n]; n++) if (home->path[n] == '/') slash = n;
-	if (n > 6 && same(home->path + n - 6, ".scope")) return;
+	ulong slash = 0;
+	if (is_scope(home->path)) return;
+	for (ulong n = 0; home->path[n]; n++) if (home->path[n] == '/') slash = n;
 	home->path[slash] = 0;
 	if (!reborn_in(home->path)) reborn_in(own);
-	home->path[slash] = '/';
 }
 
+/* As long as this is not done we stay in guard/, which keeps janitors away. */
 static void end_all(int list, const char *own, long guarded, char **argv, char **envp) {
 	static struct home home;
-	struct header header = {0, 0, 0};
+	struct header header = {0, 0};
 	ulong all = ~0ul;
 	sys4(NR_rt_sigprocmask, SIG_SETMASK_, (long)&all, 0, sizeof all);
 	sys4(NR_pread64, list, (long)&header, sizeof header, 0);
-	if (!header.polite) kill_all(list, &header);
+	kill_all(list, &header, "user.allgone.polite");
+	if (*argv && run(argv, envp) != 0) kill_all(list, &header, 0);
 	if (guarded >= 0 && read_home(list, (ulong)guarded, &home)) leave_home(&home, own);
-	if (*argv && run(argv, envp) != 0 && !header.polite) kill_all(list, &header);
+	remove_homes(list, &header);
 	leave(0);
 }
 
@@ -142,10 +182,10 @@ static int obey(int pipe, int list, const char *own, long *guarded) {
 	ulong n = message[1] | (ulong)message[2] << 8;
 	if (got != sizeof message || !read_home(list, n, &home)) return 1;
 	if (message[0] == 'e') {
-		ulong end = 0;
-		while (home.path[end]) end++;
-		for (ulong i = 0; end + i < sizeof home.path && i < sizeof "/guard"; i++) home.path[end + i] = "/guard"[i];
-		reborn_in(home.path);
+		static char folder[PAGE];
+		const char *path = path_of(home.path, "/guard", "");
+		for (ulong i = 0; i < sizeof folder && (folder[i] = path[i]); i++);
+		reborn_in(folder);
 		*guarded = (long)n;
 	} else if (message[0] == 'l') {
 		leave_home(&home, own);

@@ -587,7 +587,11 @@ def test_it_asks_nobody_by_default(plain: BackendUnderTest, kind: str) -> None:
         assert "heard" not in supervisor.lines.read
 
 
-WAITS_FOR_INPUT = ["sh", "-c", "trap 'echo heard; read x; echo done; exit' TERM; echo ready; sleep 1000 & wait"]
+WAITS_FOR_INPUT = [
+    "sh",
+    "-c",
+    "trap 'echo heard; read x; echo done; exit' TERM; echo ready; while :; do sleep 1000 & wait; done",
+]
 
 
 def waits_for_input(options: dict, args: list[str], reader: int) -> None:

@@ -59,9 +59,25 @@ def watch(pipe, supervisor, register, own, program):
         else:
             signal.pthread_sigmask(signal.SIG_SETMASK, set(range(1, 65)))
             os.set_inheritable(register, True)
+            pid = os.fork()
+            if pid == 0:
+                os.execv(program[0], program)
+            os.waitpid(pid, 0)
             if guarded:
                 leave(guarded, own)
-            os.execv(program[0], program)
+            remove_homes(register)
+            os._exit(0)
+
+
+def remove_homes(register):
+    for number in range(min(int.from_bytes(os.pread(register, 4, 4), sys.byteorder), 1024)):
+        home = path_of(register, number)
+        if home and not home.endswith(b".scope"):
+            for folder in (home + b"/guard", home):
+                try:
+                    os.rmdir(folder)
+                except OSError:  # gone; or something was left running in it
+                    continue
 
 
 def path_of(register, number):
