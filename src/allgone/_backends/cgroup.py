@@ -13,7 +13,7 @@ from functools import partial
 
 from allgone._backends import cgroup_base, marks
 from allgone._backends.homes import Home
-from allgone._backends.keeper import KEEPER, Keeper
+from allgone._backends.keeper import KEEPER
 from allgone._core.command import Command
 from allgone._core.containment import Guarantees, Leader
 from allgone._core.names import checked_name, made_up_name
@@ -42,8 +42,7 @@ class CgroupContainment:
         self._mount = home.mount
         self._forget = forget
         self._release: int | None = None
-        self._keeper: Keeper | None = None
-        self._is_spared = False
+        self._is_polite = False
         self.gone = False
         self._lost = ""
         if not exists:  # else a dead supervisor has left it
@@ -118,28 +117,21 @@ class CgroupContainment:
             self._release = None
 
     def born(self, leader: Leader) -> None:
-        if self._is_spared:
+        if self._is_polite:
             marks.note_leader(self._folder, leader.pid)
         if self._release is not None:
             self.home.admit(self._folder, leader)
             os.write(self._release, b"!")
 
-    def note(self, policy: StopPolicy, argv: Sequence[object], keeper: Keeper | None) -> None:
-        """What others are to know of it: on the directory, and whether the guard must not kill it at once."""
+    def note(self, policy: StopPolicy, argv: Sequence[object]) -> None:
+        """What others are to know of it, and whether the guard must not kill it at once."""
         marks.note_containment(self._folder, policy, argv)
-        self._keeper = keeper
-        if policy.of_guard().timeout_stop:
-            self._spare()
-
-    def _spare(self) -> None:
-        """The guard must not kill it before it has looked."""
-        if self._keeper and not self._is_spared:
-            self._keeper.polite(+1)
-            self._is_spared = True
+        self._is_polite = policy.of_guard().timeout_stop > 0
+        if self._is_polite:
+            marks.note_polite(self._folder)
 
     def release(self) -> None:
         marks.note_released(self._folder)
-        self._spare()
 
     def nested(self, name: str) -> CgroupContainment:
         folder = f"{self._folder}/{checked_name(name)}"
@@ -215,8 +207,6 @@ class CgroupContainment:
         if not cgroupfs.remove(self._folder):
             return False
         self.gone = True
-        if self._keeper and self._is_spared:
-            self._keeper.polite(-1)
         self._forget(self)
         return True
 
@@ -294,7 +284,7 @@ class CgroupBackend:
                 made = self._in_own_home(name, executable)
         else:
             made = self._in_scope_of_its_own(name, executable, unit)
-        made.note(policy, argv, self._keeper)
+        made.note(policy, argv)
         return made
 
     def _in_own_home(self, name: str | None, executable: object) -> CgroupContainment:

@@ -96,10 +96,6 @@ class Keeper:
     def remove_group(self, number: int) -> None:
         self._list().remove_group(number)
 
-    def polite(self, change: int) -> None:
-        """Count one more or one less that the guard must not kill at once."""
-        self._list().polite(change)
-
     def check(self) -> None:
         """Replace a guard that was killed, with a warning."""
         with self._lock:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from allgone._core.policy import StopPolicy
 
 OWNER, CONTAINMENT = "user.allgone.owner", "user.allgone.containment"
-LEADER, RELEASED = "user.allgone.leader", "user.allgone.released"
+LEADER, POLITE, RELEASED = "user.allgone.leader", "user.allgone.polite", "user.allgone.released"
 _VERSION = "1"
 _MOST = 1000  # bytes of a command
 _NO_XATTRS = (errno.EOPNOTSUPP, errno.EPERM, errno.ENOSPC, errno.E2BIG)
@@ -78,6 +78,11 @@ def leader(folder: str) -> int:
     """A number that may be anybody's by now; 0 where none was noted."""
     text = _get(folder, LEADER)
     return int(text) if text.isdigit() else 0
+
+
+def note_polite(folder: str) -> None:
+    """What runs in it is to be asked before it is killed. (src/launcher/guard.c reads this and the next.)"""
+    _set(folder, POLITE, _VERSION.encode())
 
 
 def note_released(folder: str) -> None:

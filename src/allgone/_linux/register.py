@@ -3,7 +3,7 @@
 Nothing is told when it changes, so that a guard sleeps; each entry is written by one pwrite(2) within a page, which
 SIGKILL does not tear. src/launcher/guard.c reads the header and the homes as well.
 
-    page 0             version, number of polite containments, number of pages with homes
+    page 0             version, number of pages with homes
     pages 1 to 1024    a home each: inode (0: not made yet), path with a 0 behind it; no path: free
     from there on      groups of 128 bytes; tag 0: free
 """
@@ -19,7 +19,7 @@ from typing import NamedTuple
 VERSION = 1
 _PAGE = 4096
 _HOMES = 1024
-_HEADER = struct.Struct("=III")
+_HEADER = struct.Struct("=II")
 _INODE = struct.Struct("=Q")
 _GROUP = struct.Struct("=QQiBd40s56s")  # soft and hard tag, leader, flags, since, policy, name
 _GROUP_SIZE = 128
@@ -65,7 +65,6 @@ class Register:
         self._lock = threading.Lock()
         self._homes: dict[int, str] = {}
         self._groups: set[int] = set()
-        self._polite = 0
         self._most_homes = 0
         self._write_header()
 
@@ -126,14 +125,8 @@ class Register:
         packed = _GROUP.pack(*entry.tag, entry.leader, flags, entry.since, entry.policy, name)
         os.pwrite(self._fd, packed.ljust(_GROUP_SIZE, b"\0"), _GROUPS_AT + number * _GROUP_SIZE)
 
-    def polite(self, change: int) -> None:
-        """Count a containment that may take its time when the supervisor is gone."""
-        with self._lock:
-            self._polite += change
-            self._write_header()
-
     def _write_header(self) -> None:
-        os.pwrite(self._fd, _HEADER.pack(VERSION, self._polite, self._most_homes), 0)
+        os.pwrite(self._fd, _HEADER.pack(VERSION, self._most_homes), 0)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -147,8 +140,7 @@ def _first_free(taken: dict[int, str] | set[int]) -> int:
 
 def homes(fd: int) -> Iterator[HomeEntry]:
     """Those in the register that `fd` is open on."""
-    _, _, count = _header(fd)
-    for number in range(min(count, _HOMES)):
+    for number in range(min(_header(fd), _HOMES)):
         page = os.pread(fd, _PAGE, (1 + number) * _PAGE)
         path = page[_INODE.size :].partition(b"\0")[0]
         if path:
@@ -170,9 +162,9 @@ def groups(fd: int) -> Iterator[GroupEntry]:
         at += _PAGE
 
 
-def _header(fd: int) -> tuple[int, int, int]:
+def _header(fd: int) -> int:
+    """The number of pages with homes."""
     text = os.pread(fd, _HEADER.size, 0)
     if len(text) < _HEADER.size or _HEADER.unpack(text)[0] != VERSION:
         raise ValueError("not a register, or another version's")
-    version, polite, count = _HEADER.unpack(text)
-    return version, polite, count
+    return int(_HEADER.unpack(text)[1])

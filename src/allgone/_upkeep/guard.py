@@ -1,5 +1,7 @@
 """What allgone-guard runs when its supervisor is gone: end all that is in the register, by its policies.
 
+The guard itself removes the homes then: as long as it is in one's ``guard/``, no janitor comes.
+
 Run as ``python -I -S guard.py REGISTER SUPERVISOR``: an fd and a pid. Exit status 0 if nothing is left.
 """
 
@@ -30,8 +32,6 @@ def end_all(entries: int) -> list[str]:
     if at_once:
         jobs.append((LeftGroups(at_once), AT_ONCE))  # one look at all processes for all of them
     failed = leftovers.end(jobs)
-    for home in homes:
-        home.close()
     return list(map(str, failed))
 
 

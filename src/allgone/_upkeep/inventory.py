@@ -172,14 +172,22 @@ _PROGRAMS = ("allgone-guard", "interpreted_guard.py")
 
 
 def strays() -> tuple[Process, ...]:
-    """Processes that came from a process-group containment of which no guard knows any more: its supervisor is gone."""
+    """Processes from process-group containments that no guard knows (any more): what left one of them and outlived it,
+    above all. Only those of the user that we are, unless that is root: other guards' registers can't be read."""
     known = {tag for guard in _guards() for entry in _entries(guard) for tag in entry.tag}
     found = []
     for pid in processes.all_pids():
         limits = processes.limits(pid)
         if limits is not None and processes.is_tag(limits[0]) and not known.intersection(limits):
             found.append(pid)
-    return processes.described(pid for pid in found if processes.is_alive(pid))
+    return processes.described(pid for pid in found if processes.is_alive(pid) and _is_ours(pid))
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        return os.geteuid() in (0, os.stat(f"/proc/{pid}").st_uid)
+    except FileNotFoundError:
+        return False
 
 
 def _frozen(folder: str) -> str:

@@ -130,4 +130,4 @@ def _log(swept: Swept) -> None:
     log = logging.getLogger("allgone")
     for each in swept.left:
         log.warning("%s", each)
-    log.warning("%s", swept)
+    log.warning("removed %s", swept)

@@ -136,5 +136,5 @@ def gc(*, dry_run: bool) -> int:
         for left in each.left:
             click.echo(f"allgone: {left}", err=True)
     for process in inventory.strays():
-        click.echo(f"left alone, for it left its process group by setsid(): {process}")
+        click.echo(f"left alone, for it was started in a process group, and no guard knows it: {process}")
     return 1 if any(each.left for each in swept) else 0
