@@ -77,17 +77,9 @@ def test_of_a_supervisor_killed_with_its_guard_gc_leaves_nothing(
 def after_gc(trial: Trial, backend: BackendUnderTest, base: str | None) -> str:
     """What is left after ``allgone gc``, but for processes of process-group that it lists, which are ended here."""
     for pid in every_point.gc(base):
-        if backend.name == "process-group" and is_of(pid, trial):
+        if backend.name == "process-group" and trial.has(pid):
             procfs.end(pid)
     return trial.nothing_is_left()
-
-
-def is_of(pid: int, trial: Trial) -> bool:
-    """Whether it has the pipe that all of a trial's have; others' tests run on the machine as well."""
-    try:
-        return os.stat(f"/proc/{pid}/fd/1").st_ino == trial.pipe
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return False
 
 
 @pytest.fixture(params=[kind for kind in launchers.KINDS if kind != "aarch64"])

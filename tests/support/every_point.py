@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import importlib
+import json
 import os
 import platform
 import signal
@@ -87,6 +88,11 @@ def errors_of(call: int, first: int) -> tuple[int, ...]:
     """What this system call, with this first argument, may say."""
     name, codes = ERRORS.get(call, ("", ()))
     return () if name == "write" and first == _STDERR else codes  # where tests that fail tell why
+
+
+def any_that_can_fail(call: int, first: int) -> int | None:
+    """For `Tree`, to count them."""
+    return next(iter(errors_of(call, first)), None)
 
 
 def failing_with(code: int) -> Callable[[int, int], int | None]:
@@ -305,6 +311,8 @@ class Tree:
         self._at, self._alone, self._counts, self._leaves, self._fail = at, alone, counts, leaves, fail
         self._failing: tuple[int, int] | None = None  # a process that is inside a system call, and what that returns
         self._count = 0
+        self._calls: list[tuple[int, int]] = []
+        self.calls: list[tuple[int, int]] = []  # those that count, once it is over
         self._began, begun = os.pipe()
         self._said, saying = os.pipe()
         self._tracer = os.fork()
@@ -314,7 +322,8 @@ class Tree:
                 main = begin()
                 os.write(begun, b"!")
                 status = self._follow(main)
-                os.write(saying, f"{self._count} {status}".encode())
+                with open(saying, "w") as f:
+                    json.dump([self._count, status, self._calls], f)
                 os._exit(0)
             except BaseException:  # noqa: BLE001  # it is a fork of the test
                 traceback.print_exc()
@@ -334,10 +343,12 @@ class Tree:
         AssertionError if that takes too long.
         """
         with open(self._said, encoding="ascii") as f:
-            words = f.read().split()
+            said = f.read()
         os.waitpid(self._tracer, 0)
-        assert words, "it hangs, or could not be traced"
-        return int(words[0]), int(words[1])
+        assert said, "it hangs, or could not be traced"
+        count, status, calls = json.loads(said)
+        self.calls = [(call, first) for call, first in calls]
+        return count, status
 
     def _follow(self, main: int) -> int:
         status = -int(signal.SIGKILL)
@@ -385,7 +396,10 @@ class Tree:
         facts = (ctypes.c_uint64 * 10)()  # struct ptrace_syscall_info: op, arch; ip; sp; nr; args
         if _ptrace(_GET_SYSCALL_INFO, pid, ctypes.sizeof(facts), ctypes.cast(facts, ctypes.c_void_p)) < 0:
             return None
-        return self._fail(facts[3], facts[4]) if facts[0] & 0xFF == _ENTRY else None
+        code = self._fail(facts[3], facts[4]) if facts[0] & 0xFF == _ENTRY else None
+        if code is not None:
+            self._calls.append((facts[3], facts[4]))
+        return code
 
 
 def traced_from_now_on(pid: int) -> int:
@@ -459,6 +473,14 @@ class Trial:
         while True:
             signal.pause()
 
+    def live_on_from_here(self) -> int:
+        """The same; SIGSTOP to itself first."""
+        os.kill(os.getpid(), signal.SIGSTOP)
+        try:
+            return self.live_on()
+        except (OSError, allgone.AllgoneError):
+            return FAILED
+
     def live_from_a_second_start_on(self) -> int:
         """The life, from where the guard and all else that is needed is there: SIGSTOP to itself tells."""
         self._backend.run(["true"])
@@ -466,25 +488,32 @@ class Trial:
         return self.live_with_errors()
 
     def close(self) -> None:
-        self._close_writer()
+        self.close_writer()
         self.lines.close()
 
-    def _close_writer(self) -> None:
+    def close_writer(self) -> None:
         writer, self._writer = self._writer, -1
         if writer >= 0:
             os.close(writer)
 
+    def has(self, pid: int) -> bool:
+        """Whether that process is of this trial: by the pipe, for others' tests run on the machine as well."""
+        try:
+            return os.stat(f"/proc/{pid}/fd/1").st_ino == self.pipe
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return False
+
     def nothing_is_left(self) -> str:
         """Wait for it; what is left if it does not come to pass."""
-        self._close_writer()
+        self.close_writer()
         if not self.lines.are_over(PATIENCE):
             return "processes"
         return "" if self._base is None else directories_left(self._base)
 
 
-def directories_left(base: str) -> str:
+def directories_left(base: str, within: float = PATIENCE) -> str:
     """Those of supervisors that are gone, after a while: there is no event for a directory that goes."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + within
     while True:
         left = [
             e.name
