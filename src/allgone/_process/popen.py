@@ -209,10 +209,12 @@ class Popen(subprocess.Popen[Any]):
 
     def poll(self) -> int | None:
         """As `subprocess.Popen.poll`. When the leader has ended and nothing is left, the containment is removed."""
+        self._check_owner()
         return self._internal_poll()
 
     def wait(self, timeout: float | None = None) -> int:
         """As `subprocess.Popen.wait`: for the leader. Raises `subprocess.TimeoutExpired`."""
+        self._check_owner()
         if self.returncode is None and self._child is not None:
             if not self._ends_within(timeout):
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
