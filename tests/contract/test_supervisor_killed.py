@@ -102,10 +102,7 @@ def test_of_a_guard_killed_at_its_work_gc_leaves_nothing(
         with closing(Trial(backend, base)) as trial:
             supervisor = os.fork()
             if supervisor == 0:
-                try:
-                    trial.live_on()
-                finally:
-                    os._exit(99)
+                every_point.exits_with(trial.live_on)
             try:
                 trial.lines.wait_for("ready")
                 trial.lines.wait_for("started")

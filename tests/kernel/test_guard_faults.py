@@ -120,10 +120,7 @@ def stale(backend: BackendUnderTest, base: str) -> Iterator[Trial]:
     with closing(Trial(backend, base)) as trial:
         supervisor = os.fork()
         if supervisor == 0:
-            try:
-                trial.live_on()
-            finally:
-                os._exit(99)
+            every_point.exits_with(trial.live_on)
         try:
             trial.lines.wait_for("ready")
             trial.lines.wait_for("started")

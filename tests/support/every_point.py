@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import allgone
 from allgone._process import driver
@@ -146,6 +147,16 @@ def bounded(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def exits_with(function: Callable[[], int]) -> NoReturn:
+    """In a fork of the test: end with what `function` returns."""
+    try:
+        os._exit(function())
+    except BaseException:  # noqa: BLE001  # nobody else would tell
+        traceback.print_exc()
+    finally:
+        os._exit(99)
+
+
 class Traced:
     """A forked child that runs `function`, from one system call to the next."""
 
@@ -154,12 +165,13 @@ class Traced:
         self._is_inside = False  # a system call
         self.pid = os.fork()
         if self.pid == 0:
-            try:
+
+            def traced() -> int:
                 _trace(_TRACEME, 0)
                 os.kill(os.getpid(), signal.SIGSTOP)
-                os._exit(function())
-            finally:
-                os._exit(99)
+                return function()
+
+            exits_with(traced)
         os.waitpid(self.pid, os.WUNTRACED)
         _trace(_SETOPTIONS, self.pid, _SYSGOOD | _EXITKILL)
 
@@ -209,12 +221,13 @@ def warm_up(function: Callable[[], int]) -> None:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        try:
+
+        def told() -> int:
             status = function()
             os.write(writer, " ".join(sys.modules).encode())
-            os._exit(status)
-        finally:
-            os._exit(99)
+            return status
+
+        exits_with(told)
     os.close(writer)
     with open(reader, encoding="ascii") as f:
         names = f.read().split()
@@ -413,10 +426,7 @@ def traced_from_its_signal_on(function: Callable[[], int]) -> int:
     """For `Tree`: fork a process that runs `function`, traced from when that sends itself SIGSTOP."""
     pid = os.fork()
     if pid == 0:
-        try:
-            os._exit(function())
-        finally:
-            os._exit(99)
+        exits_with(function)
     os.waitpid(pid, os.WUNTRACED)
     _trace(_SEIZE, pid, _SYSGOOD | _FORKS | _EXECS | _EXITKILL)
     os.kill(pid, signal.SIGCONT)
