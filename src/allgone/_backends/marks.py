@@ -7,6 +7,7 @@ nothing is noted, and all works without.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ OWNER, CONTAINMENT = "user.allgone.owner", "user.allgone.containment"
 LEADER, POLITE, RELEASED = "user.allgone.leader", "user.allgone.polite", "user.allgone.released"
 _VERSION = "1"
 _MOST = 1000  # bytes of a command
+_MOST_PIDS = 1 << 22  # the kernel's PID_MAX_LIMIT: what is more, no supervisor has noted
 _NO_XATTRS = (errno.EOPNOTSUPP, errno.EPERM, errno.ENOSPC, errno.E2BIG)
 
 
@@ -35,7 +37,7 @@ class Owner(NamedTuple):
 
     def is_alive(self) -> bool:
         """Whether it is seen to run; what can't be seen from here is not."""
-        return self.is_here() and _started(self.pid) == self.started
+        return self.is_here() and 0 < self.started == _started(self.pid)
 
 
 class Noted(NamedTuple):
@@ -77,7 +79,7 @@ def note_leader(folder: str, pid: int) -> None:
 def leader(folder: str) -> int:
     """A number that may be anybody's by now; 0 where none was noted."""
     text = _get(folder, LEADER)
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdigit() and len(text) < 10 and int(text) <= _MOST_PIDS else 0
 
 
 def note_polite(folder: str) -> None:
@@ -100,9 +102,10 @@ def owner(folder: str) -> Owner | None:
     if len(words) != 4 or words[0] != _VERSION.encode():
         return None
     try:
-        return Owner(*map(int, words[1:]))
+        found = Owner(*map(int, words[1:]))
     except ValueError:  # somebody else wrote it
         return None
+    return found if 0 < found.pid <= _MOST_PIDS else None
 
 
 def containment(folder: str) -> Noted | None:
@@ -113,11 +116,12 @@ def containment(folder: str) -> Noted | None:
     if version != _VERSION.encode():
         return None
     try:
-        return Noted(
+        found = Noted(
             float(since), StopPolicy.unpacked(policy), tuple(os.fsdecode(word) for word in command.split(b"\0"))
         )
     except ValueError:
         return None
+    return found if math.isfinite(found.since) else None
 
 
 def _set(folder: str, name: str, value: bytes) -> None:
