@@ -65,8 +65,7 @@ def test_of_a_supervisor_killed_with_its_guard_gc_leaves_nothing(
             traced = Traced(trial.live)
             try:
                 all(traced.to_next_stop() for _ in range(stop))
-                for guard in every_point.guards_of(traced.pid):
-                    procfs.end(guard)
+                every_point.end_guards_of(traced.pid)
             finally:
                 traced.kill()
             left = after_gc(trial, backend, base)
@@ -100,7 +99,7 @@ def test_of_a_guard_killed_at_its_work_gc_leaves_nothing(
 
     def killed_at(stop: int) -> int:
         with closing(Trial(backend, base)) as trial:
-            supervisor = os.fork()
+            supervisor = every_point.fork()
             if supervisor == 0:
                 every_point.exits_with(trial.live_on)
             try:
@@ -161,16 +160,11 @@ def runs(pid: int, program: str) -> bool:
     return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] == program.encode()
 
 
-def test_gc_leaves_alone_what_has_only_a_name_like_ours(
-    _cgroup_base_or_reason: tuple[str | None, str],
-) -> None:
-    base, reason = _cgroup_base_or_reason
-    if base is None:
-        missing(reason)
-    with closing(Bystanders(base)) as bystanders:
-        every_point.gc(base)
+def test_gc_leaves_alone_what_has_only_a_name_like_ours(cgroup_base: str) -> None:
+    with closing(Bystanders(cgroup_base)) as bystanders:
+        every_point.gc(cgroup_base)
         assert bystanders.are_all_there()
-        empty = f"{base}/allgone-1-0000cafe"
+        empty = f"{cgroup_base}/allgone-1-0000cafe"
         os.mkdir(empty)
-        every_point.gc(base)
+        every_point.gc(cgroup_base)
         assert not os.path.exists(empty), "a supervisor that is killed before it marks it leaves one like this"

@@ -118,14 +118,13 @@ def outcome(
 def stale(backend: BackendUnderTest, base: str) -> Iterator[Trial]:
     """What is left when a supervisor and its guard are killed at the same time."""
     with closing(Trial(backend, base)) as trial:
-        supervisor = os.fork()
+        supervisor = every_point.fork()
         if supervisor == 0:
             every_point.exits_with(trial.live_on)
         try:
             trial.lines.wait_for("ready")
             trial.lines.wait_for("started")
-            for guard in every_point.guards_of(supervisor):
-                procfs.end(guard)
+            every_point.end_guards_of(supervisor)
         finally:
             os.kill(supervisor, signal.SIGKILL)
             os.waitpid(supervisor, 0)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +148,13 @@ def bounded(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def fork() -> int:
+    """os.fork(), which warns since Python 3.12 that there are threads: pytest-timeout's, which has no locks of ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 def exits_with(function: Callable[[], int]) -> NoReturn:
     """In a fork of the test: end with what `function` returns."""
     try:
@@ -163,7 +171,7 @@ class Traced:
     def __init__(self, function: Callable[[], int]) -> None:
         self.status: int | None = None  # as from waitpid(2), once it has ended
         self._is_inside = False  # a system call
-        self.pid = os.fork()
+        self.pid = fork()
         if self.pid == 0:
 
             def traced() -> int:
@@ -219,7 +227,7 @@ class Traced:
 def warm_up(function: Callable[[], int]) -> None:
     """Import what it imports: an import that fails is a story of its own, not ours."""
     reader, writer = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
 
         def told() -> int:
@@ -328,7 +336,7 @@ class Tree:
         self.calls: list[tuple[int, int]] = []  # those that count, once it is over
         self._began, begun = os.pipe()
         self._said, saying = os.pipe()
-        self._tracer = os.fork()
+        self._tracer = fork()
         if self._tracer == 0:
             try:
                 signal.alarm(int(3 * PATIENCE))  # ends us, and with us all that is traced
@@ -424,7 +432,7 @@ def traced_from_now_on(pid: int) -> int:
 
 def traced_from_its_signal_on(function: Callable[[], int]) -> int:
     """For `Tree`: fork a process that runs `function`, traced from when that sends itself SIGSTOP."""
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         exits_with(function)
     os.waitpid(pid, os.WUNTRACED)
@@ -555,6 +563,13 @@ def gc(base: str | None) -> list[int]:
     )
     assert done.returncode == 0, done.stderr
     return [int(word) for word in done.stdout.split()]
+
+
+def end_guards_of(supervisor: int) -> None:
+    """It is stopped, so that none is started; but one that is just moving becomes another process."""
+    while found := guards_of(supervisor):
+        for each in found:
+            procfs.end(each)
 
 
 def guards_of(supervisor: int) -> list[int]:
