@@ -146,7 +146,10 @@ def _leaves_nothing_inside(request: pytest.FixtureRequest) -> Iterator[None]:
     for user in ("root", *USERS):
         failed = inside.systemctl("list-units", "--state=failed", user=user)
         found += [f"failed, {user}: {line}" for line in failed]
-        found += [f"left, {user}: {line}" for line in inside.systemctl("list-units", "allgone-*", user=user)]
+        left = inside.systemctl("list-units", "allgone-*", user=user)
+        found += [f"left, {user}: {line}" for line in left]
+        if left:  # or else every test after this one would be said to have left it
+            inside.systemctl("stop", "allgone-*", user=user)
         found += [f"job, {user}: {line}" for line in inside.systemctl("list-jobs", user=user)]
         if failed:
             inside.systemctl("reset-failed", user=user)

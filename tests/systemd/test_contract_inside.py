@@ -18,7 +18,7 @@ KNOWN = {
 }
 CONTRACT = ("tests/contract", "-k", "not process-group and not fake")
 LESS = {"ALLGONE_TEST_ROUNDS": "2"}  # of 20
-IN_SCOPES = ("tests/daemons", "-k", "cgroup")
+IN_SCOPES = ("tests/daemons", "-k", "real_server and cgroup")
 BOTH = pytest.mark.parametrize("place", [ROOT_SERVICE, USER_SESSION], ids=str)
 
 
