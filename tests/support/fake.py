@@ -160,6 +160,9 @@ class FakeContainment:
     def release(self) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
     def remove(self) -> bool:
         if self.alive():
             return False

@@ -139,7 +139,6 @@ def test_a_scope_killed_by_systemd_oomd_is_noticed(environment: Environment, pla
     assert "next 0" in out
 
 
-@pytest.mark.xfail(reason="the mark that systemd-oomd leaves on a child's cgroup is not looked at", strict=True)
 @PLACES
 def test_a_child_killed_by_systemd_oomd_is_noticed(environment: Environment, place: Place) -> None:
     """It chooses among cgroups that have none below them: the child's own, not the scope, whose anchor lives on."""
@@ -173,12 +172,6 @@ def test_a_leader_killed_alone_is_not_the_end_of_its_scope(environment: Environm
     assert "outside" not in out
 
 
-closed_too_soon = pytest.mark.xfail(
-    reason="the scope of a child by name is closed before it is asked whether others have stopped it", strict=False
-)
-
-
-@closed_too_soon
 @PLACES
 @pytest.mark.parametrize("words", ["stop", "kill --signal=KILL"])
 def test_each_end_of_a_scope_by_name_is_noticed(environment: Environment, place: Place, words: str) -> None:
@@ -196,7 +189,6 @@ def test_each_end_of_a_scope_by_name_is_noticed(environment: Environment, place:
     assert environment.run_python(code, words, place=place).stdout == "20\n"
 
 
-@closed_too_soon
 @PLACES
 def test_the_stop_of_its_slice_is_noticed(environment: Environment, place: Place) -> None:
     code = """

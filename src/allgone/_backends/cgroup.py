@@ -21,6 +21,7 @@ from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.unit import Unit
 from allgone._linux import cgroupfs, launcher
 from allgone._linux.fds import above_stdio, pipe
+from allgone._linux.systemd import oomd_has_killed
 from allgone.errors import BackendUnavailable, PlacementFailed, Reason, Unsupported
 
 _Placed = tuple[dict[str, int], Callable[[], None]]  # for the launcher's prefix; for a preexec_fn
@@ -43,6 +44,7 @@ class CgroupContainment:
         self._forget = forget
         self._release: int | None = None
         self._is_polite = False
+        self._close: Callable[[], None] | None = None
         self.gone = False
         self._lost = ""
         if not exists:  # else a dead supervisor has left it
@@ -123,6 +125,10 @@ class CgroupContainment:
             self.home.admit(self._folder, leader)
             os.write(self._release, b"!")
 
+    def close_with(self, close: Callable[[], None]) -> None:
+        """What `close()` is to do."""
+        self._close = close
+
     def note(self, policy: StopPolicy, argv: Sequence[object]) -> None:
         """What others are to know of it, and whether the guard must not kill it at once."""
         marks.note_containment(self._folder, policy, argv)
@@ -168,6 +174,7 @@ class CgroupContainment:
             pass  # a setuid child of an unprivileged supervisor: cgroup.kill reaches it, single signals don't
 
     def resume(self) -> None:
+        self.home.lost()  # as long as there are members it can be seen whether an anchor was killed alone
         cgroupfs.thaw_all(self._folder)
 
     def kill(self) -> None:
@@ -198,17 +205,26 @@ class CgroupContainment:
         return cgroupfs.EmptiedWatch(self._folder)
 
     def ended_from_outside(self, *, suspected: bool) -> str:
-        return self._lost or self.home.lost(suspected=suspected)
+        self._lost = self._lost or self._killed_by_oomd() or self.home.lost(suspected=suspected)
+        return self._lost
+
+    def _killed_by_oomd(self) -> str:
+        return "systemd-oomd killed it, for the machine was short of memory" if oomd_has_killed(self._folder) else ""
 
     def remove(self) -> bool:
         if self.gone:
             return True
-        self._lost = self._lost or self.home.lost()  # as long as that can be seen
+        self._lost = self._lost or self._killed_by_oomd() or self.home.lost()  # as long as that can be seen
         if not cgroupfs.remove(self._folder):
             return False
         self.gone = True
         self._forget(self)
         return True
+
+    def close(self) -> None:
+        close, self._close = self._close, None
+        if close is not None:
+            close()
 
 
 def _enter(procs: int) -> None:
@@ -302,7 +318,9 @@ class CgroupBackend:
     def _in_scope_of_its_own(self, name: str | None, executable: object, unit: Unit) -> CgroupContainment:
         home = cgroup_base.scope_by_name(self._base, unit, self._keeper)
         try:
-            return self._made(name or made_up_name(executable, next(self._numbers)), home, self._leave_scope)
+            made = self._made(name or made_up_name(executable, next(self._numbers)), home, self._live.discard)
+            made.close_with(home.close)
+            return made
         except BaseException:  # Ctrl-C as well: nobody else would close it before the exit
             home.close()
             raise
@@ -311,10 +329,6 @@ class CgroupBackend:
         made = CgroupContainment(name, f"{home.folder}/{name}", home, forget)
         self._live.add(made)
         return made
-
-    def _leave_scope(self, containment: CgroupContainment) -> None:
-        self._live.discard(containment)
-        containment.home.close()
 
     def _own_home(self, *, try_it: bool = False) -> Home:
         if self._home is not None and not self._home.can_take_more():

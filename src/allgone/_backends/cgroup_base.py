@@ -100,7 +100,10 @@ def _own(mounts: list[Mount]) -> Base:
         )
     shown = [(m, folder) for m in mounts if (folder := cgroupfs.directory(m, path)) and os.path.isdir(folder)]
     if not shown:
-        raise _unavailable(Reason(tried, "no cgroup2 mount shows it", f"mounted: {mounts}"))
+        points = ", ".join(m.point for m in mounts)
+        raise _unavailable(
+            Reason(tried, f"no cgroup2 mount shows it; there are {points}", "mount cgroup2 in this cgroup namespace")
+        )
     mount, folder = max(shown, key=lambda pair: pair[0].writable)
     if any(part.startswith("allgone-") for part in folder.split("/")):  # made by an outer allgone: ours to divide
         return _writable(Base(folder, mount, "nested"), tried)
@@ -163,8 +166,11 @@ def _manager(path: str) -> Manager:
 
 def scope_refused(e: SystemdError) -> BackendUnavailable:
     """Why there is no scope, as a reason with a remedy."""
-    remedy = "" if os.geteuid() == 0 else NO_USER_MANAGER
-    if e.dbus_name != systemd.NOT_THERE:
+    if e.dbus_name == systemd.OUTSIDE:
+        remedy = systemd.OUTSIDE_REMEDY
+    elif e.dbus_name == systemd.NOT_THERE:
+        remedy = "" if os.geteuid() == 0 else NO_USER_MANAGER
+    else:
         remedy = (
             "look at systemctl status; a unit with Delegate=yes needs no scope, and ALLGONE_CGROUP names another cgroup"
         )

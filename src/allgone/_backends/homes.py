@@ -24,7 +24,6 @@ from allgone.errors import PlacementFailed, SystemdError
 
 _OOM_POLICY_OF_SCOPES = 253  # the first systemd that has it
 _ANCHOR_ENDS_WITHIN = 1.0  # seconds
-_KILLED_WITH_IT = 0.05  # seconds from the end of a process to that of the anchor, which was sent SIGKILL before it
 
 
 class Home(Protocol):
@@ -115,6 +114,7 @@ class ScopeHome:
         self.mount = mount
         self._must_admit = False
         self._lost = ""
+        self._anchor_died_alone = self._is_closed = False
         self._lock: int | None = None
         self._keeper = keeper
         self._number: int | None = None
@@ -160,19 +160,20 @@ class ScopeHome:
             raise PlacementFailed(errno.EXDEV, "systemd has not moved it there", folder)
 
     def lost(self, *, suspected: bool = False) -> str:
-        if not self._lost:
-            if suspected and self._is_being_stopped():
-                self._lost = f"{self.unit} was stopped"
-            # cgroup.kill and systemctl kill have sent the anchor its signal by now. Killed alone, it was not the scope.
-            elif self._anchor.has_ended(_KILLED_WITH_IT if suspected else 0) and not self._is_inhabited():
+        if self._lost or self._is_closed or self._anchor_died_alone:
+            return self._lost
+        if suspected and self._is_being_stopped():
+            self._lost = f"{self.unit} was stopped"
+        # cgroup.kill and systemctl kill have sent the anchor its signal by now.
+        elif self._anchor.is_ending() if suspected else self._anchor.has_ended(0):
+            if cgroupfs.populated(self.folder):
+                self._anchor_died_alone = True
+            else:
                 self._lost = f"{self.unit} was stopped or killed"
         return self._lost
 
     def can_take_more(self) -> bool:
         return self._anchor.is_alive()
-
-    def _is_inhabited(self) -> bool:
-        return cgroupfs.populated(self.folder)
 
     def _is_being_stopped(self) -> bool:
         """Asked of systemd, which answers when it has sent all signals: the anchor may be the last to get one."""
@@ -195,6 +196,7 @@ class ScopeHome:
 
     def _leave(self) -> None:
         """When the last process is gone systemd removes the scope."""
+        self._is_closed = True
         if self._keeper:
             self._keeper.gone(self._number, was_anchored=self._is_guard)
         self.let_go()

@@ -12,8 +12,6 @@ from allgone._backends.cgroup import CgroupBackend
 from allgone._linux import cgroupfs, launcher, pidfd, processes, subreaper, systemd
 from allgone.errors import BackendUnavailable, SystemdError
 
-_OUTSIDE = "org.freedesktop.systemd1"  # the name of the error about a systemd that knows other pids than ours
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -141,13 +139,10 @@ def _systemd() -> Finding:
     try:
         own = base.manager.unit_of(os.getpid())
     except SystemdError as e:
-        if e.dbus_name != _OUTSIDE:
+        if e.dbus_name != systemd.OUTSIDE:
             return Finding("systemd", None, True, f"runs, but {whose} does not answer: see backend cgroup")
-        remedy = (
-            "keep /run/systemd out of the container, and cgroups are made below the container's own; "
-            "or let ALLGONE_CGROUP name a cgroup that is writable here"
-        )
-        return Finding("systemd", False, True, "runs outside of this container, and knows other pids than ours", remedy)
+        says = "runs outside of this container, and knows other pids than ours"
+        return Finding("systemd", False, True, says, systemd.OUTSIDE_REMEDY)
     bound = f"ends with our unit, {own.name}" if own else "is bound to no unit, for we are in none of its"
     return Finding("systemd", True, True, f"{whose} answers at {base.manager}; a scope {bound}")
 

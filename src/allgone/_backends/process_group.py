@@ -229,6 +229,9 @@ class ProcessGroupContainment:
         for inner in self._inner:
             inner.release()
 
+    def close(self) -> None:
+        pass  # nothing was made for it alone
+
     def remove(self) -> bool:
         if self.gone:
             return True

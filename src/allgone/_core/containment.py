@@ -127,6 +127,10 @@ class Containment(Protocol):
         """Remove the kernel object. False if it is not empty yet or the kernel wants a moment. Idempotent."""
         ...
 
+    def close(self) -> None:
+        """Once it is removed: let go of what was made for it alone, a scope of its own. Idempotent."""
+        ...
+
 
 class Backend(Protocol):
     """Makes containments."""

@@ -38,10 +38,16 @@ _MORE_SIGNATURES = {
 UNIT_EXISTS = "org.freedesktop.systemd1.UnitExists"
 NOT_THERE = "org.freedesktop.DBus.Error.FileNotFound"
 NO_SUCH_UNIT = "org.freedesktop.systemd1.NoSuchUnit"
+OUTSIDE = "org.freedesktop.systemd1"  # of ours: a systemd that knows other pids than we do
+OUTSIDE_REMEDY = (
+    "keep /run/systemd out of the container, and cgroups are made below the container's own; "
+    "or let ALLGONE_CGROUP name a cgroup that is writable here"
+)
 _NO_UNIT_FOR_PID = "org.freedesktop.systemd1.NoUnitForPID"
 _REMEDIES = {
     UNIT_EXISTS: "stop the unit of that name, or choose another name",
-    "org.freedesktop.DBus.Error.AccessDenied": "run as root, or without sudo as the user whose manager it is",
+    "org.freedesktop.DBus.Error.AccessDenied": "run as root, or without sudo as the user whose manager it is; "
+    "if dbus was restarted since that manager started: systemctl --user daemon-reexec",
     "org.freedesktop.systemd1.TransactionIsDestructive": "the machine or the supervisor's unit is being stopped",
     NO_SUCH_UNIT: "somebody stopped it just now; the next child gets a new one",
     "org.freedesktop.systemd1.JobTimeout": "look at systemctl list-jobs",
@@ -53,6 +59,14 @@ _seen: set[str] = set()  # addresses where a manager has answered
 def is_running() -> bool:
     """Whether this machine was booted with systemd (sd_booted(3))."""
     return os.path.isdir("/run/systemd/system")
+
+
+def oomd_has_killed(folder: str) -> bool:
+    """Whether systemd-oomd killed what was in the cgroup: it marks it before that (251) and after it (248)."""
+    try:
+        return not {"user.oomd_ooms", "user.oomd_kill"}.isdisjoint(os.listxattr(folder))
+    except OSError:  # it is gone; or cgroups have no attributes: before Linux 5.7
+        return False
 
 
 @cache
@@ -270,7 +284,7 @@ class _Connection:
     def greet(self) -> None:
         """Wait until it answers: a call to one that does not would block, and all our threads with it (the GIL)."""
         if _peer_pid(self._bus.get_fd()) == 0:
-            raise SystemdError(f"{self._address} is of a systemd outside this container", _text(_SERVICE))
+            raise SystemdError(f"{self._address} is of a systemd outside this container", OUTSIDE)
         self._wait("to answer")
         removed = self._removed
 

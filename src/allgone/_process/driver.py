@@ -176,6 +176,7 @@ def _stop_everything() -> None:
         _ignore_ctrl_c()
     for containment in left:
         stop(containment, (), StopPolicy(timeout_stop=0.0))
+        containment.close()
         forget(containment)
     for backend in list(_backends):
         backend.close()

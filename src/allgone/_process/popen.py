@@ -82,6 +82,7 @@ class Popen(subprocess.Popen[Any]):
         self._policy = _checked_policy(policy) or DEFAULT
         self._report: Report | None = None
         self._child: Child | None = None
+        self._sent: set[int] = set()  # signals: the leader's end by one of these was our doing
         scope = scope_of(unit, slice, description, properties, policy)
         if _within is not None:
             if scope is not None:
@@ -155,6 +156,7 @@ class Popen(subprocess.Popen[Any]):
             self.close_streams()
         members = self._containment.members()
         driver.stop(self._containment, self._leaders(), self._policy.at_once())
+        self._containment.close()
         driver.forget(self._containment)
         if self._child is not None:
             self._notice_end(block=True)
@@ -254,10 +256,19 @@ class Popen(subprocess.Popen[Any]):
     def _remove_if_empty(self) -> bool:
         removed = self._containment.remove()
         if removed:
+            ended_by = -(self.returncode or 0)
+            suspected = ended_by > 0 and ended_by not in self._sent
+            self._containment.ended_from_outside(suspected=suspected)  # as long as that can be seen
+            self._containment.close()
             driver.forget(self._containment)
         return removed
 
     # Signals and stopping: for all members
+
+    def send_signal(self, sig: int) -> None:
+        """As `subprocess.Popen.send_signal`: to the leader only."""
+        self._sent.add(sig)
+        super().send_signal(sig)
 
     def terminate(self) -> None:
         """SIGTERM to every member."""
@@ -266,6 +277,7 @@ class Popen(subprocess.Popen[Any]):
     def kill(self) -> None:
         """SIGKILL to every member at once; does not wait. `stop()` makes sure."""
         self._check_owner()
+        self._sent.add(signal.SIGKILL)
         self._containment.kill()
         if self._child is not None:
             self._child.send(signal.SIGKILL)
@@ -273,6 +285,7 @@ class Popen(subprocess.Popen[Any]):
     def signal_all(self, signum: int) -> frozenset[int]:
         """Send to every member; returns the pids reached. (`send_signal` reaches the leader only.)"""
         self._check_owner()
+        self._sent.add(signum)
         reached = self._containment.signal(signum)
         if self._child is not None and self._child.pid not in reached and not self._child.has_ended():
             self._child.send(signum)
@@ -298,7 +311,7 @@ class Popen(subprocess.Popen[Any]):
             policy = _checked_policy(policy) or self._policy
             leaders = self._leaders()
             stop = functools.partial(driver.stop, self._containment, leaders, policy, carry_out)
-            return reporting.reported(self._containment, leaders, stop, self._settled, self._keep)
+            return reporting.reported(self._containment, leaders, stop, self._settled, self._keep, self._sent)
         return self._report
 
     def _keep(self, report: Report) -> None:

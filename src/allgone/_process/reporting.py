@@ -22,8 +22,11 @@ def reported(
     stop: Callable[[], Outcome],
     settle: Callable[[], int | None],
     keep: Callable[[Report], None],
+    sent_before: Collection[int] = (),
 ) -> Report:
     """Call `stop`, then `settle` (it returns the return code), and say what happened: to `keep`, and to the caller.
+
+    `sent_before` are signals that we have sent before the stop.
 
     Warns of escapees that are still alive (`EscapedProcessWarning`). Raises `StopTimeout`.
     """
@@ -53,10 +56,13 @@ def reported(
         ended_from_outside=containment.ended_from_outside(
             suspected=returncode is not None
             and returncode < 0
+            and -returncode not in sent_before
             and (ended_before or all(each.signum != -returncode for each in outcome.sent))
         ),
     )
     keep(report)
+    if containment.gone:
+        containment.close()
     if alive:
         _warn(report, alive)  # which may raise, where warnings are errors: the stop is done by then
     return report

@@ -23,6 +23,7 @@ from allgone._upkeep.leftovers import AT_ONCE, LeftHome
 
 _NAME = re.compile(r"allgone-[0-9]+-[0-9a-f]{8}(\.scope)?")
 _FRESH = 60.0  # seconds in which one without a mark may be just being made
+_AT_A_TIME = 8  # containments: each takes three fds, and a user's process may have few
 
 
 class Swept(NamedTuple):
@@ -100,9 +101,11 @@ def sweep(folder: str) -> Swept | None:
         if not containments and cgroupfs.populated(folder):
             return None  # only what was left running on purpose
         found = tuple(process for each in containments for process in leftovers.described(each))
-        failed = leftovers.end((each, AT_ONCE) for each in containments)
+        failed: list[str] = []
+        for n in range(0, len(containments), _AT_A_TIME):
+            failed += map(str, leftovers.end((each, AT_ONCE) for each in containments[n : n + _AT_A_TIME]))
         home.close()
-        return Swept(folder, owner, found, tuple(map(str, failed)))
+        return Swept(folder, owner, found, tuple(failed))
 
 
 def look(folder: str) -> Swept | None:
@@ -120,8 +123,19 @@ def look(folder: str) -> Swept | None:
 def sweep_beside(home: str) -> None:
     """Sweep the stale homes that are in the same directory as `home`, which is our own, and log what was there."""
     for folder in cgroupfs.beside(home, "allgone-"):
-        if is_home(folder) and (swept := sweep(folder)) is not None:
+        try:
+            swept = sweep(folder) if is_home(folder) else None
+        except OSError as e:  # of no concern to a caller, who only wants to start something
+            _log_failure(folder, e)
+            continue
+        if swept is not None:
             _log(swept)
+
+
+def _log_failure(folder: str, e: OSError) -> None:
+    import logging
+
+    logging.getLogger("allgone").warning("%s is left as it is: %s", folder, e)
 
 
 def _log(swept: Swept) -> None:
