@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -40,7 +41,7 @@ def starts(options: dict, args: list[str], guard: bool, count: int = 1) -> None:
     processes = [allgone.Popen(args, stdin=subprocess.DEVNULL, guard=guard, **options) for _ in range(count)]
     for each in processes:
         while len(each.members()) < 3:
-            time.sleep(0.001)  # noqa: F821
+            time.sleep(0.001)
         for pid in each.members():
             say("member", pid)
     say("home", os.path.dirname(processes[0]._containment.where()))
@@ -50,7 +51,7 @@ def starts(options: dict, args: list[str], guard: bool, count: int = 1) -> None:
 def starts_and_execs(options: dict, args: list[str], guard: bool) -> None:
     process = allgone.Popen(args, stdin=subprocess.DEVNULL, guard=guard, **options)
     while len(process.members()) < 3:
-        time.sleep(0.001)  # noqa: F821
+        time.sleep(0.001)
     for pid in process.members():
         say("member", pid)
     home = os.path.dirname(process._containment.where())
@@ -312,6 +313,50 @@ def test_a_home_whose_guard_lives_is_its_guards(place: str, gc: Callable[..., li
         os.kill(owner.guard.pid, signal.SIGCONT)
         assert all(each.ends_within(PATIENCE) for each in owner.members)
         assert owner.guard.ends_within(PATIENCE)
+
+
+def starts_in_two_places(options: dict, args: list[str], guard: bool, places: list[str], input: int) -> None:
+    policy = allgone.StopPolicy(timeout_stop=30, guard_timeout=30)
+    for place in places:
+        backend = allgone.CgroupBackend(place)
+        process = allgone.Popen(args, stdin=input, policy=policy, backend=backend)
+        while len(process.members()) < 2:
+            time.sleep(0.001)
+    say("home", os.path.dirname(process._containment.where()))
+    signal.pause()
+
+
+def test_what_a_guard_is_at_work_on_is_not_a_janitors_wherever_it_is(place: str) -> None:
+    """The guard itself is in the ``guard/`` of one directory, and has others to care for as well."""
+    places = [f"{place}/{n}" for n in range(2)]
+    for each in places:
+        os.mkdir(each)
+    slow = ["sh", "-c", "trap 'echo heard; read x; echo done; exit' TERM; while :; do sleep 1000 & wait; done"]
+    reader, writer = os.pipe()
+    try:
+        with Owner(
+            place, places, reader, function=starts_in_two_places, args=slow, guard=False, pass_fds=[reader]
+        ) as owner:
+            lines = owner.supervisor.lines
+            owner.dies()
+            lines.wait_for("heard")
+            assert logged(places[0]) == []
+            assert logged(places[1]) == []
+            os.write(writer, b"1\n2\n")
+            assert lines.are_over(PATIENCE)
+            assert lines.read.count("done") == 2, lines.read
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert comes_to_be(lambda: all(cgroups.tree(each) == [each] for each in places))
+
+
+def comes_to_be(is_so: Callable[[], bool]) -> bool:
+    """Wait until a directory is gone: there is no event for that."""
+    deadline = time.monotonic() + PATIENCE
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return is_so()
 
 
 def test_an_owner_that_has_become_another_program_lives(place: str, gc: Callable[..., list[str]]) -> None:

@@ -1,6 +1,6 @@
 """What allgone-guard runs when its supervisor is gone: end all that is in the register, by its policies.
 
-The guard itself removes the homes then: as long as it is in one's ``guard/``, no janitor comes.
+The guard itself removes the homes then: as long as it is in one's ``guard/``, or we have its lock, no janitor comes.
 
 Run as ``python -I -S guard.py REGISTER SUPERVISOR``: an fd and a pid. Exit status 0 if nothing is left.
 """
@@ -37,11 +37,23 @@ def end_all(entries: int) -> list[str]:
 
 def _home(entry: register.HomeEntry) -> LeftHome | None:
     try:
-        if entry.inode and os.stat(entry.path).st_ino != entry.inode:
+        fd = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # until we end
+        if entry.inode and os.fstat(fd).st_ino != entry.inode:
             return None  # somebody else's by now
+        _keep_janitors_away(fd)
         return LeftHome(entry.path, leftovers.mount_of(entry.path))
     except FileNotFoundError:
         return None
+
+
+def _keep_janitors_away(home: int) -> None:
+    """By the lock that was the supervisor's: the guard is in the ``guard/`` of one home only."""
+    import fcntl
+
+    try:
+        fcntl.flock(home, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass  # one was faster, or somebody looks at it: what is to be done is the same
 
 
 def _main() -> int:
