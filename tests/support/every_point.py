@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import allgone
 from allgone._process import driver
@@ -243,7 +243,10 @@ def warm_up(function: Callable[[], int]) -> None:
     assert status == 0
     for name in names:
         if name not in sys.modules:
-            importlib.import_module(name)
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                continue  # an extension module put in something of its own
 
 
 def killed_at(function: Callable[[], int], stop: int) -> bool:
@@ -448,9 +451,10 @@ SUCCEEDED, FAILED, ODDLY = 0, 1, 2
 class Trial:
     """One supervisor's life: it starts something that would outlive it, uses it, stops it, ends."""
 
-    def __init__(self, backend: BackendUnderTest, base: str | None) -> None:
+    def __init__(self, backend: BackendUnderTest, base: str | None, **options: Any) -> None:
         self._backend = backend
         self._base = base
+        self._options = options
         reader, self._writer = os.pipe()
         self.pipe = os.fstat(reader).st_ino
         self.lines = Lines(reader)
@@ -477,19 +481,21 @@ class Trial:
 
     def _use(self) -> None:
         driver._has_swept = False  # so that the janitor's work is a part of it
-        script = SCRIPT.format(daemon="setsid" if self._backend.ends_daemons else "")
-        options = {"stdout": self._writer, "stdin": subprocess.DEVNULL}
-        with self._backend.Popen(["sh", "-c", script], **options) as child:
+        with self._started() as child:
             child.members()
             child.stop(allgone.StopPolicy(timeout_stop=0.01))
 
+    def _started(self) -> allgone.Popen:
+        script = SCRIPT.format(daemon="setsid" if self._backend.ends_daemons else "")
+        return self._backend.Popen(["sh", "-c", script], stdout=self._writer, stdin=subprocess.DEVNULL, **self._options)
+
     def live_on(self) -> int:
         """It never comes to the stop; it says its pid when all is started."""
-        script = SCRIPT.format(daemon="setsid" if self._backend.ends_daemons else "")
-        self._backend.Popen(["sh", "-c", script], stdout=self._writer, stdin=subprocess.DEVNULL)
+        child = self._started()
         os.write(self._writer, b"started %d\n" % os.getpid())
-        while True:
+        while child:
             signal.pause()
+        return ODDLY
 
     def live_on_from_here(self) -> int:
         """The same; SIGSTOP to itself first."""
