@@ -174,7 +174,6 @@ class CgroupContainment:
             pass  # a setuid child of an unprivileged supervisor: cgroup.kill reaches it, single signals don't
 
     def resume(self) -> None:
-        self.home.lost()  # as long as there are members it can be seen whether an anchor was killed alone
         cgroupfs.thaw_all(self._folder)
 
     def kill(self) -> None:
@@ -332,7 +331,7 @@ class CgroupBackend:
 
     def _own_home(self, *, try_it: bool = False) -> Home:
         if self._home is not None and not self._home.can_take_more():
-            if self._home.lost() and self._keeper:
+            if self._keeper and not self._home.lives_on():
                 self._keeper.expected_loss()
             self._leave_home()
         if self._keeper:

@@ -24,6 +24,7 @@ from allgone.errors import PlacementFailed, SystemdError
 
 _OOM_POLICY_OF_SCOPES = 253  # the first systemd that has it
 _ANCHOR_ENDS_WITHIN = 1.0  # seconds
+_KILLED_WITH_IT = 0.05  # seconds from the end of a process to that of the anchor, which was sent SIGKILL as well
 
 
 class Home(Protocol):
@@ -46,6 +47,10 @@ class Home(Protocol):
 
     def can_take_more(self) -> bool:
         """Whether to make more containments in it; not if what kept it alive is gone."""
+        ...
+
+    def lives_on(self) -> bool:
+        """Where it can't: whether others killed just that, and what runs in it goes on."""
         ...
 
     def let_go(self) -> None:
@@ -88,6 +93,9 @@ class DirectoryHome:
     def can_take_more(self) -> bool:
         return True
 
+    def lives_on(self) -> bool:
+        return True
+
     def let_go(self) -> None:
         lock, self._lock = self._lock, None
         if lock is not None:
@@ -114,7 +122,7 @@ class ScopeHome:
         self.mount = mount
         self._must_admit = False
         self._lost = ""
-        self._anchor_died_alone = self._is_closed = False
+        self._is_closed = False
         self._lock: int | None = None
         self._keeper = keeper
         self._number: int | None = None
@@ -160,20 +168,20 @@ class ScopeHome:
             raise PlacementFailed(errno.EXDEV, "systemd has not moved it there", folder)
 
     def lost(self, *, suspected: bool = False) -> str:
-        if self._lost or self._is_closed or self._anchor_died_alone:
+        if self._lost or self._is_closed:
             return self._lost
         if suspected and self._is_being_stopped():
             self._lost = f"{self.unit} was stopped"
-        # cgroup.kill and systemctl kill have sent the anchor its signal by now.
-        elif self._anchor.is_ending() if suspected else self._anchor.has_ended(0):
-            if cgroupfs.populated(self.folder):
-                self._anchor_died_alone = True
-            else:
-                self._lost = f"{self.unit} was stopped or killed"
+        # cgroup.kill and systemctl kill have sent the anchor its signal by now; systemd-oomd kills one after the other.
+        elif self._anchor.has_ended(_KILLED_WITH_IT if suspected else 0):
+            self._lost = f"{self.unit} was stopped or killed"
         return self._lost
 
     def can_take_more(self) -> bool:
         return self._anchor.is_alive()
+
+    def lives_on(self) -> bool:
+        return cgroupfs.populated(self.folder) and not self._is_being_stopped()
 
     def _is_being_stopped(self) -> bool:
         """Asked of systemd, which answers when it has sent all signals: the anchor may be the last to get one."""

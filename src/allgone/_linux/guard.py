@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from allgone._linux import fds, launcher
 
 COMPILED = os.path.join(os.path.dirname(launcher.COMPILED), "allgone-guard")
 INTERPRETED = os.path.join(os.path.dirname(launcher.COMPILED), "interpreted_guard.py")
-_FATAL = 1 << (signal.SIGKILL - 1) | 1 << (signal.SIGTERM - 1)  # what it does not block
 _ENDS_WITHIN = 1.0  # seconds from being told so
 
 
@@ -48,17 +46,6 @@ class Guard:
 
     def is_alive(self) -> bool:
         return self._pipe is not None and not self.has_ended(0)
-
-    def is_ending(self) -> bool:
-        """Whether it has ended, or has been killed and is about to. Only where it has not moved."""
-        if self.has_ended(0):
-            return True
-        try:
-            with open(f"/proc/{self.pid}/status", "rb") as f:
-                pending = [int(line.split()[1], 16) for line in f if line.startswith((b"SigPnd", b"ShdPnd"))]
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        return any(mask & _FATAL for mask in pending) or self.has_ended(0)
 
     def has_ended(self, within: float) -> bool:
         """Wait for its end for so many seconds; whether it has."""

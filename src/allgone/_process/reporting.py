@@ -43,6 +43,7 @@ def reported(
     alive = _still_alive(containment)
     later = {p.pid: p for p in processes.described(outcome.left_running)} | alive
     seen |= {pid: p for pid, p in later.items() if pid not in left_before}
+    sent = {*sent_before, *(each.signum for each in outcome.sent)}
     report = Report(
         name=containment.name,
         backend=containment.backend,
@@ -53,12 +54,7 @@ def reported(
         left_running=_known(outcome.left_running, seen),
         escapees=_known(left_before | alive.keys(), seen),
         duration=time.monotonic() - began,
-        ended_from_outside=containment.ended_from_outside(
-            suspected=returncode is not None
-            and returncode < 0
-            and -returncode not in sent_before
-            and (ended_before or all(each.signum != -returncode for each in outcome.sent))
-        ),
+        ended_from_outside=_ended_from_outside(containment, returncode, sent_before if ended_before else sent),
     )
     keep(report)
     if containment.gone:
@@ -66,6 +62,12 @@ def reported(
     if alive:
         _warn(report, alive)  # which may raise, where warnings are errors: the stop is done by then
     return report
+
+
+def _ended_from_outside(containment: Containment, returncode: int | None, sent: Collection[int]) -> str:
+    """Nobody is asked where the leader was ended by one of the signals `sent`, which are ours."""
+    ended_by = -(returncode or 0)
+    return "" if ended_by in sent else containment.ended_from_outside(suspected=ended_by > 0)
 
 
 def _known(pids: frozenset[int], seen: dict[int, Process]) -> tuple[Process, ...]:

@@ -46,6 +46,9 @@ class LeftHome:
     def can_take_more(self) -> bool:
         return False
 
+    def lives_on(self) -> bool:
+        return True
+
     def let_go(self) -> None:
         pass
 
