@@ -178,7 +178,7 @@ class ScopeHome:
         return self._lost
 
     def can_take_more(self) -> bool:
-        return self._anchor.is_alive()
+        return not self._lost and self._anchor.is_alive()
 
     def lives_on(self) -> bool:
         return cgroupfs.populated(self.folder) and not self._is_being_stopped()
@@ -200,7 +200,11 @@ class ScopeHome:
 
     def close(self) -> None:
         cgroupfs.thaw(self.folder)  # or else the anchor could not end, if systemctl has frozen the scope
+        was_lost = self.lost()
         self._leave()
+        if was_lost:
+            # systemd does not come again where we have made a cgroup just when it was about to remove the scope's.
+            cgroupfs.remove_soon(self.folder)
 
     def _leave(self) -> None:
         """When the last process is gone systemd removes the scope."""
