@@ -37,7 +37,7 @@ _ENTRY = 1  # in ptrace_syscall_info
 _SYSGOOD, _FORKS, _EXECS, _EXITKILL = 1, 2 | 4 | 8, 16, 1 << 20
 _EVENT_EXEC = 4
 _WALL = 0x40000000
-_RDI, _RAX, _ORIG_RAX = 14, 10, 15  # in user_regs_struct of x86_64, counted in 8 bytes
+_RAX, _ORIG_RAX = 10, 15  # in user_regs_struct of x86_64, counted in 8 bytes
 CAN_FAIL_CALLS = platform.machine() == "x86_64"
 
 # What each system call can say on a healthy machine that is full, or forbids something. Left out are
@@ -116,6 +116,14 @@ def _registers(pid: int) -> ctypes.Array[ctypes.c_ulonglong]:
     registers = (ctypes.c_ulonglong * 27)()
     _trace(_GETREGS, pid, ctypes.cast(registers, ctypes.c_void_p))
     return registers
+
+
+def _entered(pid: int) -> tuple[int, int] | None:
+    """The number of the system call at whose entry it is, and its first argument; None at an exit."""
+    facts = (ctypes.c_uint64 * 10)()  # struct ptrace_syscall_info: op, arch; ip; sp; nr; args
+    if _ptrace(_GET_SYSCALL_INFO, pid, ctypes.sizeof(facts), ctypes.cast(facts, ctypes.c_void_p)) < 0:
+        raise OSError(ctypes.get_errno(), "ptrace(PTRACE_GET_SYSCALL_INFO)")
+    return (facts[3], facts[4]) if facts[0] & 0xFF == _ENTRY else None
 
 
 def _leave_out(pid: int) -> None:
@@ -201,8 +209,7 @@ class Traced:
         """Let it run to the next entry: the number of the system call and its first argument; None if it has ended."""
         if not self.to_next_stop() or (not self._is_inside and not self.to_next_stop()):
             return None
-        registers = _registers(self.pid)
-        return int(registers[_ORIG_RAX]), int(registers[_RDI])
+        return _entered(self.pid)
 
     def fail_this_call(self, code: int) -> None:
         """At its entry: don't do it, return an error."""
@@ -417,12 +424,10 @@ class Tree:
         """What the system call is to fail with, 0 where that is not the question; None: this stop does not count."""
         if self._fail is None:
             return 0
-        facts = (ctypes.c_uint64 * 10)()  # struct ptrace_syscall_info: op, arch; ip; sp; nr; args
-        if _ptrace(_GET_SYSCALL_INFO, pid, ctypes.sizeof(facts), ctypes.cast(facts, ctypes.c_void_p)) < 0:
-            return None
-        code = self._fail(facts[3], facts[4]) if facts[0] & 0xFF == _ENTRY else None
-        if code is not None:
-            self._calls.append((facts[3], facts[4]))
+        call = _entered(pid)
+        code = None if call is None else self._fail(*call)
+        if call is not None and code is not None:
+            self._calls.append(call)
         return code
 
 

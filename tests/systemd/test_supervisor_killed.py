@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import time
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from support.systemd_env import (
     Environment,
     Place,
 )
+from support.tiers import missing
 
 PLACES = (ROOT_SERVICE, USER_SESSION, USER_SERVICE, ROOT_DELEGATED, USER_DELEGATED, USER_LINGERING)
 VARIABLES = {"PYTHONPATH": f"{CHECKOUT}/tests:{CHECKOUT}/src"}
@@ -47,10 +49,6 @@ def wait_until_gone(*names):
         assert time.monotonic() < deadline, (left, [open(each + "/cgroup.procs").read() for each in left])
         time.sleep(0.01)
 
-def gc():
-    done = subprocess.run([sys.executable, "-m", "allgone", "gc"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 """
 
 AT_POINTS = """
@@ -74,7 +72,7 @@ for n, stop in enumerate(points, 2):
         finally:
             traced.kill()
         if with_guard:
-            gc()
+            every_point.gc(mount)
         left = it.nothing_is_left()
         assert not left, f"{left}, killed at stop {stop} of {stops}"
         try:
@@ -88,13 +86,13 @@ print(json.dumps([stops, len(points)]))
 def killed_at_points(
     environment: Environment, place: Place, *words: str, slow: bool, few: int, many: int
 ) -> tuple[int, int]:
-    how, guard = words
+    how, guard, when = words
     said = environment.run_python(
-        PRELUDE + AT_POINTS, how, str(many if slow else few), guard,
+        PRELUDE + AT_POINTS, how, str(many if slow else few), guard, when,
         place=place, variables=VARIABLES, seconds=1500 if slow else 150,
     )  # fmt: skip
     stops, done = json.loads(said.stdout)
-    print(f"{place}, {how}, {guard}: killed at {done} of {stops} stops")
+    print(f"{place}, {how}, {guard}, {when}: killed at {done} of {stops} stops")
     return stops, done
 
 
@@ -108,14 +106,14 @@ def is_slow(request: pytest.FixtureRequest) -> bool:
 def test_a_supervisor_killed_at_any_system_call_leaves_nothing(
     environment: Environment, place: Place, is_slow: bool
 ) -> None:
-    stops, _ = killed_at_points(environment, place, "own", "without-guard", slow=is_slow, few=8, many=400)
+    stops, _ = killed_at_points(environment, place, "own", "without-guard", "any", slow=is_slow, few=8, many=400)
     assert stops > 300
 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("place", [ROOT_SERVICE, USER_SESSION, USER_SERVICE, USER_LINGERING], ids=str)
 def test_with_a_scope_by_name_it_leaves_nothing(environment: Environment, place: Place, is_slow: bool) -> None:
-    killed_at_points(environment, place, "named", "without-guard", slow=is_slow, few=4, many=300)
+    killed_at_points(environment, place, "named", "without-guard", "any", slow=is_slow, few=4, many=300)
 
 
 @pytest.mark.timeout(1800)
@@ -123,7 +121,18 @@ def test_with_a_scope_by_name_it_leaves_nothing(environment: Environment, place:
 def test_killed_with_its_guard_it_leaves_nothing_after_gc(
     environment: Environment, place: Place, is_slow: bool
 ) -> None:
-    killed_at_points(environment, place, "own", "with-guard", slow=is_slow, few=3, many=150)
+    killed_at_points(environment, place, "own", "with-guard", "any", slow=is_slow, few=3, many=150)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("place", [ROOT_SERVICE, USER_SERVICE], ids=str)
+def test_a_scope_whose_first_process_is_killed_while_it_is_asked_for_is_gone_after_gc(
+    environment: Environment, place: Place, is_slow: bool
+) -> None:
+    """systemd can overlook that it is empty, and then keeps it."""
+    if platform.machine() != "x86_64":
+        missing("the request is recognised by the numbers that system calls have on x86_64")
+    killed_at_points(environment, place, "own", "with-guard", "asking", slow=is_slow, few=20, many=40)
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
