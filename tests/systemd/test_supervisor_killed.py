@@ -52,15 +52,23 @@ def wait_until_gone(*names):
 """
 
 AT_POINTS = """
-how, sample, with_guard = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "with-guard"
+SENDS = (44, 46, 307)  # sendto, sendmsg, sendmmsg of x86_64
+MKDIR = 83
+how, sample, with_guard, when = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "with-guard", sys.argv[4]
 def trial(n):
     return Trial(cgroup, None, **({"unit": f"killed-{os.getpid()}-{n}.scope"} if how == "named" else {}))
 with closing(trial(0)) as first:
     every_point.warm_up(first.live)
 wait_until_gone("allgone-", "killed-")
 with closing(trial(1)) as second:
-    stops = every_point.stops_of(second.live)
-points = random.sample(range(1, stops + 1), min(stops, sample))
+    calls = every_point.calls_of(second.live)
+stops = 2 * len(calls) - 1
+points = range(1, stops + 1)
+if when == "asking":  # systemd for the scope, with one of the last messages before a directory is made in it
+    numbers = [call for call, _ in calls]
+    asked = [at for at, call in enumerate(numbers[: numbers.index(MKDIR)]) if call in SENDS][-4]
+    points = range(2 * asked, 2 * asked + 40)
+points = random.sample(points, min(len(points), sample))
 for n, stop in enumerate(points, 2):
     with closing(trial(n)) as it:
         traced = Traced(it.live)
