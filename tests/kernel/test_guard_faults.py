@@ -63,7 +63,7 @@ def is_at_another(pid: int) -> bool:
 def test_a_guard_of_which_a_system_call_fails_leaves_nothing_that_gc_does_not_find(
     backend: BackendUnderTest, kind: str, cgroup_base: str, bystanders: Bystanders, request: pytest.FixtureRequest
 ) -> None:
-    """Any of its calls, from its start to its end, and of the program that it runs; all with --run-slow."""
+    """Any of its calls, from its start to its end, and of the program that it runs; more of them with --run-slow."""
     slow = request.config.getoption("--run-slow")
     base = cgroup_base if backend.name == "cgroup" else None
     with closing(Trial(backend, base)) as trial:
@@ -73,7 +73,7 @@ def test_a_guard_of_which_a_system_call_fails_leaves_nothing_that_gc_does_not_fi
     points = [(stop, code) for code, most in codes.items() for stop in range(1, most + 1)]
     assert len(points) > 300, "the life of a guard takes more system calls than that"
     needed_gc = 0
-    for stop, code in random.sample(points, min(len(points), 600 if slow else 5)):
+    for stop, code in random.sample(points, min(len(points), 150 if slow else 5)):
         _, by_gc = outcome(backend, base, stop, every_point.failing_with(code))
         needed_gc += by_gc
         assert bystanders.are_all_there(), f"{errno.errorcode[code]} at call {stop}"
@@ -151,7 +151,7 @@ def sweep_once(base: str) -> Callable[[], int]:
 def test_what_a_janitor_can_not_finish_the_next_one_does(
     cgroup_base: str, bystanders: Bystanders, request: pytest.FixtureRequest
 ) -> None:
-    """Each of its system calls fails, with each of its errors with --run-slow."""
+    """Each of its system calls fails, with one of its errors; more of them with --run-slow."""
     slow = request.config.getoption("--run-slow")
     backend, sweep = BackendUnderTest("cgroup", sweep=False), sweep_once(cgroup_base)
     with stale(backend, cgroup_base) as trial:
@@ -163,7 +163,7 @@ def test_what_a_janitor_can_not_finish_the_next_one_does(
     points = [(at, code) for at, call in enumerate(calls, 1) for code in every_point.errors_of(*call)]
     assert len(points) > 100
     failed = 0
-    for at, code in random.sample(points, min(len(points), 1000 if slow else 25)):
+    for at, code in random.sample(points, min(len(points), 300 if slow else 25)):
         with stale(backend, cgroup_base) as trial:
             done = every_point.failed_at(sweep, at, every_point.failing_with(code))
             assert done is None or done[2] in (every_point.SUCCEEDED, every_point.FAILED), f"{done} at call {at}"

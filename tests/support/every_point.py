@@ -23,6 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import psutil  # noqa: F401  # for reports: imported when there is somebody to name, which is not so in each life
+
 import allgone
 from allgone._process import driver
 from support import procfs
