@@ -185,11 +185,14 @@ class ScopeHome:
 
     def _is_being_stopped(self) -> bool:
         """Asked of systemd, which answers when it has sent all signals: the anchor may be the last to get one."""
+        return self._state() not in ("active", "")
+
+    def _state(self) -> str:
         try:
-            return self._manager.state(self.unit) != "active"
+            return self._manager.state(self.unit)
         except SystemdError as e:  # then nobody can tell
             _debug(e)
-            return False
+            return ""
 
     def let_go(self) -> None:
         lock, self._lock = self._lock, None
@@ -202,9 +205,10 @@ class ScopeHome:
         cgroupfs.thaw(self.folder)  # or else the anchor could not end, if systemctl has frozen the scope
         was_lost = self.lost()
         self._leave()
-        if was_lost:
-            # systemd does not come again where we have made a cgroup just when it was about to remove the scope's.
-            cgroupfs.remove_soon(self.folder)
+        # systemd does not come again where we have made a cgroup just when it was about to remove the scope's. But not
+        # before it is done: it would wait for the end of what it can't see any more.
+        if was_lost and self._state() == "inactive":
+            cgroupfs.remove(self.folder)
 
     def _leave(self) -> None:
         """When the last process is gone systemd removes the scope."""
