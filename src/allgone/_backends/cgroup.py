@@ -43,7 +43,6 @@ class CgroupContainment:
         self._mount = home.mount
         self._forget = forget
         self._release: int | None = None
-        self._is_polite = False
         self._close: Callable[[], None] | None = None
         self.gone = False
         self._lost = ""
@@ -119,8 +118,7 @@ class CgroupContainment:
             self._release = None
 
     def born(self, leader: Leader) -> None:
-        if self._is_polite:
-            marks.note_leader(self._folder, leader.pid)
+        marks.note_leader(self._folder, leader.pid)
         if self._release is not None:
             self.home.admit(self._folder, leader)
             os.write(self._release, b"!")
@@ -132,8 +130,7 @@ class CgroupContainment:
     def note(self, policy: StopPolicy, argv: Sequence[object]) -> None:
         """What others are to know of it, and whether the guard must not kill it at once."""
         marks.note_containment(self._folder, policy, argv)
-        self._is_polite = policy.of_guard().timeout_stop > 0
-        if self._is_polite:
+        if policy.of_guard().timeout_stop > 0:
             marks.note_polite(self._folder)
 
     def release(self) -> None:

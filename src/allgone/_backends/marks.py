@@ -136,7 +136,7 @@ def _get(folder: str, name: str) -> bytes:
     try:
         return os.getxattr(folder, name)
     except OSError as e:
-        if e.errno not in (errno.ENODATA, errno.ENOENT, errno.ENODEV, *_NO_XATTRS):
+        if e.errno not in (errno.ENODATA, errno.ENOENT, errno.ENODEV, errno.EACCES, *_NO_XATTRS):
             raise
         return b""
 

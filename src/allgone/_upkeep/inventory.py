@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -89,7 +91,10 @@ def homes() -> Iterator[str]:
     seen: set[int] = set()
     for mount in mounts:
         for folder, names, _ in os.walk(mount.point):
-            inode = os.stat(folder, follow_symlinks=False).st_ino if os.path.isdir(folder) else 0
+            try:
+                inode = os.stat(folder, follow_symlinks=False).st_ino
+            except FileNotFoundError:
+                continue  # removed meanwhile
             if inode in seen:
                 names.clear()  # the same one, mounted twice
                 continue
@@ -151,10 +156,28 @@ def _groups() -> Iterator[Item]:
 
 def _entries(guard: _Guard) -> list[GroupEntry]:
     try:
-        with open(f"/proc/{guard.pid}/fd/{guard.register}", "rb") as f:
-            return list(register.groups(f.fileno()))
-    except (FileNotFoundError, PermissionError, ValueError):
-        return []  # it ended; it is another user's; it is none of ours
+        fd = os.open(f"/proc/{guard.pid}/fd/{guard.register}", os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # it ended; or it is another user's
+        return []
+    try:
+        # Anybody can be called allgone-guard: a pipe would wait for a writer, and a device may do anything.
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MOST_OF_REGISTER:
+            return []
+        with open(f"/proc/self/fd/{fd}", "rb") as f:
+            return list(filter(_makes_sense, register.groups(f.fileno())))
+    except (PermissionError, ValueError):
+        return []  # another user's; none of ours
+    finally:
+        os.close(fd)
+
+
+def _makes_sense(entry: GroupEntry) -> bool:
+    try:
+        StopPolicy.unpacked(entry.policy)
+    except ValueError:
+        return False
+    return processes.is_tag(entry.tag[0]) and math.isfinite(entry.since)
 
 
 def _guards() -> Iterator[_Guard]:
@@ -162,13 +185,15 @@ def _guards() -> Iterator[_Guard]:
         words = processes.words(pid)
         at = next((n for n, word in enumerate(words[:5]) if os.path.basename(word) in _PROGRAMS), None)
         try:
-            if at is not None and words[at + 4] != "-":
+            if at is not None and words[at + 4] != "-" and len(words[-1]) < _DIGITS:
                 yield _Guard(pid, os.stat(f"/proc/{pid}").st_uid, int(words[at + 4]), int(words[-1]))
         except (ValueError, IndexError, FileNotFoundError):
             continue  # called so by somebody else, or gone
 
 
 _PROGRAMS = ("allgone-guard", "interpreted_guard.py")
+_DIGITS = 10  # more than a pid has
+_MOST_OF_REGISTER = 64 << 20  # bytes; half a million groups
 
 
 def strays() -> tuple[Process, ...]:

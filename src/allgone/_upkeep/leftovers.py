@@ -64,7 +64,7 @@ def containments(home: LeftHome, *, released: bool = False) -> list[CgroupContai
     try:
         with os.scandir(home.folder) as entries:
             names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and e.name != "guard")
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # the last: another user's, with a umask of 077
         return []
     found = [CgroupContainment(name, f"{home.folder}/{name}", home, lambda _: None, exists=True) for name in names]
     return [each for each in found if released or not marks.is_released(each.where())]

@@ -23,13 +23,20 @@ def ps(*, as_json: bool, tree: bool) -> int:
     if as_json:
         click.echo(json.dumps([_facts(item) for item in found], indent=2))
         return 0
-    rows = [(_COLUMNS, ())] + [(_row(item), tuple(_tree(item)) if tree else ()) for item in found]
+    rows = [(_COLUMNS, ())] + [
+        (tuple(map(_printable, _row(item))), tuple(map(_printable, _tree(item))) if tree else ()) for item in found
+    ]
     widths = [max(len(row[n]) for row, _ in rows) for n in range(len(_COLUMNS) - 1)]
     for row, below in rows:
         click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(row, [*widths, 0], strict=True)).rstrip())
         for line in below:
             click.echo("  " + line)
     return 0
+
+
+def _printable(text: str) -> str:
+    """Names and commands are whatever somebody chose them to be: escape sequences, several lines, no UTF-8."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _row(item: Item) -> tuple[str, ...]:
@@ -81,17 +88,16 @@ def _facts(item: Item) -> dict[str, object]:
 def _tree(item: Item) -> list[str]:
     """The members as a tree: who is whose child."""
     members = {each.pid: each for each in processes.described(item.containment.members())}
-    parents = {pid: found.ppid for pid in members if (found := processes.stat(pid)) is not None}
-    lines: list[str] = []
-
-    def add(pid: int, depth: int) -> None:
-        each = members[pid]
-        lines.append(f"{'  ' * depth}{pid} {each.command or each.name}")
-        for child in sorted(child for child, parent in parents.items() if parent == pid):
-            add(child, depth + 1)
-
-    for pid in sorted(pid for pid in members if parents.get(pid) not in members):
-        add(pid, 0)
+    children: dict[int, list[int]] = {}
+    for pid in sorted(members, reverse=True):
+        found = processes.stat(pid)
+        children.setdefault(found.ppid if found is not None and found.ppid in members else 0, []).append(pid)
+    lines = []
+    todo = [(pid, 0) for pid in children.get(0, ())]
+    while todo:
+        pid, depth = todo.pop()
+        lines.append(f"{'  ' * depth}{pid} {members[pid].command or members[pid].name}")
+        todo += [(child, depth + 1) for child in children.get(pid, ())]
     return lines
 
 
@@ -101,9 +107,9 @@ def end(names: Sequence[str], *, everything: bool, kill: bool) -> int:
     meant = [item for item in found if _may_end(item)] if everything else [_named(name, found) for name in names]
     failed = leftovers.end((item.containment, leftovers.AT_ONCE if kill else _asking(item.policy)) for item in meant)
     for item in meant:
-        click.echo(f"{'killed' if kill else 'stopped'} {item.id}")
+        click.echo(_printable(f"{'killed' if kill else 'stopped'} {item.id}"))
     for each in failed:
-        click.echo(f"allgone: {each}", err=True)
+        click.echo(_printable(f"allgone: {each}"), err=True)
     return 1 if failed else 0
 
 
@@ -132,9 +138,9 @@ def gc(*, dry_run: bool) -> int:
     act = janitor.look if dry_run else janitor.sweep
     swept = [found for folder in list(inventory.homes()) if (found := act(folder)) is not None]
     for each in swept:
-        click.echo(f"{'would remove' if dry_run else 'removed'} {each}")
+        click.echo(_printable(f"{'would remove' if dry_run else 'removed'} {each}"))
         for left in each.left:
-            click.echo(f"allgone: {left}", err=True)
+            click.echo(_printable(f"allgone: {left}"), err=True)
     for process in inventory.strays():
-        click.echo(f"left alone, for it was started in a process group, and no guard knows it: {process}")
+        click.echo(_printable(f"left alone, for it was started in a process group, and no guard knows it: {process}"))
     return 1 if any(each.left for each in swept) else 0
