@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import errno
 import random
 from collections.abc import Iterator, Sequence
@@ -27,16 +28,17 @@ def bystanders(base: str | None) -> Iterator[Bystanders]:
         yield made
 
 
-def points(calls: Sequence[tuple[int, int]], most: int | None) -> list[tuple[int, int]]:
-    """Which call is to fail with what: each with each, or `most`, of every kind of call as many as of the others."""
-    kinds: dict[tuple[int, int], list[int]] = {}
-    for at, (call, first) in enumerate(calls, 1):
-        for code in errors_of(call, first):
-            kinds.setdefault((call, code), []).append(at)
+def points(calls: Sequence[tuple[int, int]], most: int | None) -> list[tuple[int, int, int]]:
+    """Which call, the how manieth of its kind, is to fail with what: each with each, or `most` of them."""
+    kinds = collections.Counter((call, code) for call, first in calls for code in errors_of(call, first))
     if most is None:
-        return [(at, code) for (_, code), where in kinds.items() for at in random.sample(where, min(_RARE, len(where)))]
+        return [
+            (call, nth, code)
+            for (call, code), count in kinds.items()
+            for nth in random.sample(range(1, count + 1), min(_RARE, count))
+        ]
     chosen = random.choices(list(kinds), k=most)
-    return [(random.choice(kinds[kind]), kind[1]) for kind in chosen]
+    return [(call, random.randint(1, kinds[call, code]), code) for call, code in chosen]
 
 
 @pytest.mark.timeout(3600)
@@ -52,16 +54,22 @@ def test_a_system_call_that_fails_is_at_most_an_error_and_nothing_is_left(
         assert not trial.nothing_is_left()
     chosen = points(calls, None if request.config.getoption("--run-slow") else 40)
     wrong: list[str] = []
-    for at, code in chosen:
+    results: collections.Counter[int | None] = collections.Counter()
+    for call, nth, code in chosen:
         with closing(Trial(backend, base)) as trial:
+            result = None
             try:
-                failed = every_point.failed_at(trial.live_with_errors, at, every_point.failing_with(code))
-                said = "" if failed is None or failed[2] in (SUCCEEDED, FAILED) else f"exit code {failed[2]}"
+                while result is None and nth:
+                    result = every_point.failed_at(trial.live_with_errors, call, nth, code)
+                    nth //= 2  # in this life were fewer
+                said = "" if result in (SUCCEEDED, FAILED, None) else f"exit code {result}"
                 said = said or trial.nothing_is_left()
             except TimeoutError as e:
-                failed, said = None, str(e)
-        name = "?" if failed is None else every_point.ERRORS[failed[0]][0]
+                said = str(e)
+        results[result] += 1
         if said or not bystanders.are_all_there():
-            wrong.append(f"{name} fails with {errno.errorcode[code]}, at call {at}: {said or 'a bystander was hit'}")
-    print(f"{len(calls)} calls, {len(chosen)} failures")
+            what = f"{every_point.ERRORS[call][0]} number {nth}, {errno.errorcode[code]}"
+            wrong.append(f"{what}: {said or 'a bystander was hit'}")
+    print(f"{len(calls)} calls; {len(chosen)} were made to fail: {dict(results)}")
     assert not wrong, "\n".join(wrong)
+    assert results[FAILED] > len(chosen) / 10, "they are to make a difference"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import every_point, launchers, procfs
 from support.backends import BACKENDS, BackendUnderTest
-from support.every_point import Bystanders, Tree, Trial
+from support.every_point import ERRORS, Bystanders, Tree, Trial
 from support.tiers import missing
 
 import allgone
@@ -160,16 +160,18 @@ def test_what_a_janitor_can_not_finish_the_next_one_does(
         assert not trial.nothing_is_left(), "the sweep does it"
     with stale(backend, cgroup_base) as trial:
         calls = every_point.calls_of(sweep)
-    points = [(at, code) for at, call in enumerate(calls, 1) for code in every_point.errors_of(*call)]
+    kinds = collections.Counter((call, code) for call, first in calls for code in every_point.errors_of(call, first))
+    points = [(call, nth, code) for (call, code), count in kinds.items() for nth in range(1, count + 1)]
     assert len(points) > 100
-    failed = 0
-    for at, code in random.sample(points, min(len(points), 300 if slow else 25)):
+    results: collections.Counter[int | None] = collections.Counter()
+    for call, nth, code in random.sample(points, min(len(points), 300 if slow else 25)):
+        name = f"{ERRORS[call][0]} number {nth}, {errno.errorcode[code]}"
         with stale(backend, cgroup_base) as trial:
-            done = every_point.failed_at(sweep, at, every_point.failing_with(code))
-            assert done is None or done[2] in (every_point.SUCCEEDED, every_point.FAILED), f"{done} at call {at}"
-            failed += done is not None and done[2] == every_point.FAILED
+            result = every_point.failed_at(sweep, call, nth, code)
+            assert result in (every_point.SUCCEEDED, every_point.FAILED, None), f"{name}: {result}"
             every_point.gc(cgroup_base)
             left = trial.nothing_is_left()
-        assert not left, f"{done} at call {at}: {left}"
-        assert bystanders.are_all_there(), f"{done} at call {at}"
-    print(f"{len(points)} points, {failed} errors")
+        assert not left, f"{name}: {left}"
+        assert bystanders.are_all_there(), name
+        results[result] += 1
+    print(f"{len(points)} points: {dict(results)}")

@@ -296,28 +296,20 @@ def calls_of(function: Callable[[], int]) -> list[tuple[int, int]]:
     return found
 
 
-def failed_at(
-    function: Callable[[], int], number: int, choose: Callable[[int, int], int | None]
-) -> tuple[int, int, int] | None:
-    """Run it, and have its `number`th system call, or the first after that for which `choose()` knows an errno, fail.
+def failed_at(function: Callable[[], int], call: int, nth: int, code: int) -> int | None:
+    """Run it, and have the `nth` of those system calls that are `call` fail with this error.
 
-    Returns the system call, the errno and the exit code; None if there was no such call.
+    Returns the exit code; None if there were fewer.
     """
     traced = Traced(function)
     try:
         with bounded(2 * PATIENCE):
-            passed = 0
-            while (call := traced.to_next_call()) is not None:
-                passed += 1
-                code = choose(*call) if passed >= number else None
-                if code is not None:
-                    traced.fail_this_call(code)
-                    break
-            else:
+            while nth and (found := traced.to_next_call()) is not None:
+                nth -= found[0] == call and code in errors_of(*found)
+            if nth:
                 return None
-        if traced.status is not None:
-            return (call[0], code, os.waitstatus_to_exitcode(traced.status))
-        return (call[0], code, traced.let_go(2 * PATIENCE))
+            traced.fail_this_call(code)
+        return traced.let_go(2 * PATIENCE) if traced.status is None else os.waitstatus_to_exitcode(traced.status)
     finally:
         traced.kill()
 
@@ -490,11 +482,13 @@ class Trial:
         driver._has_swept = False  # so that the janitor's work is a part of it
         with self._started() as child:
             child.members()
-            child.stop(allgone.StopPolicy(timeout_stop=0.01))
+            child.stop()
 
     def _started(self) -> allgone.Popen:
         script = SCRIPT.format(daemon="setsid" if self._backend.ends_daemons else "")
-        return self._backend.Popen(["sh", "-c", script], stdout=self._writer, stdin=subprocess.DEVNULL, **self._options)
+        policy = allgone.StopPolicy(timeout_stop=0.01)
+        options = {"stdout": self._writer, "stdin": subprocess.DEVNULL, "policy": policy, **self._options}
+        return self._backend.Popen(["sh", "-c", script], **options)
 
     def live_on(self) -> int:
         """It never comes to the stop; it says its pid when all is started."""
