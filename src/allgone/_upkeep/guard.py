@@ -11,7 +11,8 @@ import os
 import sys
 
 if __name__ == "__main__":  # no site, so that nothing but ourselves and the standard library is needed
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    # Last, for the standard library comes first, as ever.
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from allgone._core.containment import Containment
 from allgone._core.policy import StopPolicy
