@@ -23,7 +23,11 @@ from support.tiers import missing
 from cli.command import ALLGONE, Allgone, lines
 
 READY = ["sh", "-c", "echo ready; sleep 1000 & wait"]
-POLITE = ["sh", "-c", "sleep 1000 & p=$!; trap 'kill $p; echo bye; exit 0' TERM; echo ready; while :; do wait $p; done"]
+POLITE = [
+    "sh",
+    "-c",
+    "sleep 1000 & p=$!; trap 'kill $p; wait $p; echo bye; exit 0' TERM; echo ready; while :; do wait $p; done",
+]
 KEYS = {
     "name", "id", "backend", "state", "uid", "owner", "owner_command", "command", "unit", "where", "since", "members",
     "memory", "cpu",
@@ -553,7 +557,7 @@ def test_all_of_root_is_all_there_is(cgroup_base: str) -> None:
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
             env={**os.environ, "ALLGONE_CGROUP": point},
         )  # fmt: skip
-        assert (done.returncode, done.stderr) == (0, "")
+        assert done.returncode == 0, done.stderr
         killed = [line for line in done.stdout.splitlines() if line.startswith("killed ")]
         assert len(killed) == 4
         assert [line for line in done.stdout.splitlines() if line not in killed] == [

@@ -85,7 +85,7 @@ def test_homes_come_and_go_without_the_file_growing(written: Register) -> None:
     for _ in range(50):
         written.remove_home(written.add_home("/home"))
         written.remove_group(written.add_group(entry()))
-    assert os.fstat(written.fileno()).st_size <= GROUPS_AT + 128
+    assert os.fstat(written.fileno()).st_size <= GROUPS_AT + 256
 
 
 @pytest.mark.parametrize("length", [4087, 2000, 1])
@@ -143,14 +143,14 @@ def test_groups_are_many_and_freed_places_are_used_again(written: Register) -> N
     assert len(groups(written)) == 3000
 
 
-@pytest.mark.parametrize("name", ["", "x" * 56, "x" * 128, "é" * 40, "🐝" * 20])
+@pytest.mark.parametrize("name", ["", "x" * 128, "x" * 200, "é" * 100, "🐝" * 40])
 def test_a_name_is_cut_where_it_is_too_long_and_hurts_nobody(written: Register, name: str) -> None:
     written.add_group(entry(name))
     written.add_group(entry("next"))
     first, second = groups(written)
     assert second.name == "next"
     assert name.startswith(first.name.rstrip("\ufffd"))
-    assert len(first.name) >= min(len(name), 13)
+    assert len(first.name) >= min(len(name), 32)
 
 
 @pytest.mark.parametrize(
@@ -244,14 +244,14 @@ def test_a_home_that_was_about_to_be_written_is_none(raw: int) -> None:
 def test_a_group_at_the_torn_end_of_the_file_is_none_and_those_before_it_are(written: Register) -> None:
     for n in range(3):
         written.add_group(entry(str(n)))
-    os.ftruncate(written.fileno(), GROUPS_AT + 2 * 128 + 100)
+    os.ftruncate(written.fileno(), GROUPS_AT + 2 * 256 + 255)
     assert [each.name for each in groups(written)] == ["0", "1"]
 
 
 def test_groups_of_garbage_are_read_without_an_error(raw: int) -> None:
     """Their tags are nobody's; what is not a policy is told by `StopPolicy.unpacked()`."""
     os.pwrite(raw, HEADER, 0)
-    os.pwrite(raw, b"\xff" * 1280, GROUPS_AT)
+    os.pwrite(raw, b"\xff" * 2560, GROUPS_AT)
     found = groups(raw)
     assert len(found) == 10
     for each in found:

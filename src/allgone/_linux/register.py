@@ -5,7 +5,7 @@ SIGKILL does not tear. src/launcher/guard.c reads the header and the homes as we
 
     page 0             version, number of pages with homes
     pages 1 to 1024    a home each: inode (0: not made yet), path with a 0 behind it; no path: free
-    from there on      groups of 128 bytes; tag 0: free
+    from there on      groups of 256 bytes; tag 0: free
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _PAGE = 4096
 _HOMES = 1024
 _HEADER = struct.Struct("=II")
 _INODE = struct.Struct("=Q")
-_GROUP = struct.Struct("=QQiBd40s56s")  # soft and hard tag, leader, flags, since, policy, name
-_GROUP_SIZE = 128
+_GROUP = struct.Struct("=QQiBd40s128s")  # soft and hard tag, leader, flags, since, policy, name
+_GROUP_SIZE = 256
 _GROUPS_AT = (1 + _HOMES) * _PAGE
 _SESSION, _SWEEP = 1, 2
 
@@ -121,7 +121,7 @@ class Register:
 
     def _write_group(self, number: int, entry: GroupEntry) -> None:
         flags = _SESSION * entry.session + _SWEEP * entry.sweep
-        name = entry.name.encode()[:56]
+        name = entry.name.encode()[:128]
         packed = _GROUP.pack(*entry.tag, entry.leader, flags, entry.since, entry.policy, name)
         os.pwrite(self._fd, packed.ljust(_GROUP_SIZE, b"\0"), _GROUPS_AT + number * _GROUP_SIZE)
 
