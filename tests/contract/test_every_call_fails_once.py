@@ -7,6 +7,7 @@ import errno
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 import pytest
 from support import every_point
@@ -14,6 +15,7 @@ from support.backends import BackendUnderTest
 from support.every_point import FAILED, SUCCEEDED, Bystanders, Trial, errors_of
 from support.tiers import missing
 
+RMDIR = 84
 _RARE = 40  # more calls of one kind than that are looks at /proc, all alike
 
 
@@ -46,17 +48,32 @@ def test_a_system_call_that_fails_is_at_most_an_error_and_nothing_is_left(
     backend: BackendUnderTest, base: str | None, bystanders: Bystanders, request: pytest.FixtureRequest
 ) -> None:
     """Each of them with each of its errors with --run-slow."""
+    check(backend, base, bystanders, request)
+
+
+@pytest.mark.timeout(3600)
+def test_without_a_guard_nothing_is_left_either(
+    backend: BackendUnderTest, base: str | None, bystanders: Bystanders, request: pytest.FixtureRequest
+) -> None:
+    """But for the directory itself: a second attempt to remove it is what the guard is for."""
+    check(backend, base, bystanders, request, leave_out=RMDIR, guard=False)
+
+
+def check(
+    backend: BackendUnderTest, base: str | None, bystanders: Bystanders, request: pytest.FixtureRequest,
+    leave_out: int = -1, **options: Any,
+) -> None:  # fmt: skip
     if not every_point.CAN_FAIL_CALLS:
         missing("system calls are made to fail on x86_64 only")
-    with closing(Trial(backend, base)) as trial:
+    with closing(Trial(backend, base, **options)) as trial:
         every_point.warm_up(trial.live)
-        calls = every_point.calls_of(trial.live_with_errors)
+        calls = [each for each in every_point.calls_of(trial.live_with_errors) if each[0] != leave_out]
         assert not trial.nothing_is_left()
     chosen = points(calls, None if request.config.getoption("--run-slow") else 40)
     wrong: list[str] = []
     results: collections.Counter[int | None] = collections.Counter()
     for call, nth, code in chosen:
-        with closing(Trial(backend, base)) as trial:
+        with closing(Trial(backend, base, **options)) as trial:
             result = None
             try:
                 while result is None and nth:

@@ -467,7 +467,8 @@ class Trial:
     def live_with_errors(self) -> int:
         """The same where something may fail: SUCCEEDED, FAILED with an error that a caller can expect, or ODDLY."""
         result = SUCCEEDED
-        for step in (self._use, driver._stop_everything):  # the latter is what atexit does
+        at_exit = [driver._stop_everything] if self._options.get("guard", True) else [driver._stop_everything] * 2
+        for step in (self._use, *at_exit):  # which may fail where a guard will do it again
             try:
                 step()
             except (OSError, allgone.AllgoneError):

@@ -296,7 +296,11 @@ class CgroupBackend:
                 made = self._in_own_home(name, executable)
         else:
             made = self._in_scope_of_its_own(name, executable, unit)
-        made.note(policy, argv)
+        try:
+            made.note(policy, argv)
+        except BaseException:  # Ctrl-C as well: nobody else would remove it before the exit
+            made.remove()
+            raise
         return made
 
     def _in_own_home(self, name: str | None, executable: object) -> CgroupContainment:
