@@ -69,7 +69,7 @@ def check(
         every_point.warm_up(trial.live)
         calls = [each for each in every_point.calls_of(trial.live_with_errors) if each[0] != leave_out]
         assert not trial.nothing_is_left()
-    chosen = points(calls, None if request.config.getoption("--run-slow") else 40)
+    chosen = points(calls, None if request.config.getoption("--run-slow") else 20)
     wrong: list[str] = []
     results: collections.Counter[int | None] = collections.Counter()
     for call, nth, code in chosen:

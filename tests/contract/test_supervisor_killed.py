@@ -44,7 +44,7 @@ def test_a_supervisor_killed_at_any_system_call_leaves_nothing(
         stops = every_point.stops_of(trial.live)
         assert not trial.nothing_is_left()
     assert stops > 300, "the life of a supervisor takes more system calls than that"
-    for stop in some(stops, 15, 600):
+    for stop in some(stops, 8, 600):
         with closing(Trial(backend, base)) as trial:
             every_point.killed_at(trial.live, stop)
             left = trial.nothing_is_left()
@@ -60,7 +60,7 @@ def test_of_a_supervisor_killed_with_its_guard_gc_leaves_nothing(
     with closing(Trial(backend, base)) as trial:
         every_point.warm_up(trial.live)
         stops = every_point.stops_of(trial.live)
-    for stop in some(stops, 8, 300):
+    for stop in some(stops, 4, 300):
         with closing(Trial(backend, base)) as trial:
             traced = Traced(trial.live)
             try:
@@ -119,7 +119,7 @@ def test_of_a_guard_killed_at_its_work_gc_leaves_nothing(
 
     stops = killed_at(1 << 30)  # which is never
     assert stops > 100, "the work of a guard takes more system calls than that"
-    for stop in some(stops, 3, 60):
+    for stop in some(stops, 1, 60):
         killed_at(stop)
 
 
@@ -152,7 +152,7 @@ def test_of_a_child_killed_when_it_is_the_launcher_nothing_is_left(
 
     stops = killed_at(1 << 30)  # which is never
     assert stops > 10, "a launcher takes more system calls than that"
-    for stop in some(stops, 5, 60):
+    for stop in some(stops, 4, 60):
         killed_at(stop)
 
 

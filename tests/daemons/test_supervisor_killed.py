@@ -103,8 +103,10 @@ def test_nothing_is_left_of_a_server_whose_supervisor_dies(
     make, installed = SERVERS[name]
     if installed is None:
         missing(f"{name} is not installed")
-    server = make(folder)
     how, signum = ENDS[end]
+    if end != "SIGKILL" and name != "redis" and not request.config.getoption("--run-slow"):
+        pytest.skip("takes long: --run-slow")
+    server = make(folder)
     base = request.getfixturevalue("cgroup_base") if backend.name == "cgroup" else None
     with ExitStack() as stack:
         memory = stack.enter_context(little_memory()) if end == "out-of-memory" else None

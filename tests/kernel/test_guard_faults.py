@@ -73,7 +73,7 @@ def test_a_guard_of_which_a_system_call_fails_leaves_nothing_that_gc_does_not_fi
     points = [(stop, code) for code, most in codes.items() for stop in range(1, most + 1)]
     assert len(points) > 300, "the life of a guard takes more system calls than that"
     needed_gc = 0
-    for stop, code in random.sample(points, min(len(points), 150 if slow else 5)):
+    for stop, code in random.sample(points, min(len(points), 150 if slow else 2)):
         _, by_gc = outcome(backend, base, stop, every_point.failing_with(code))
         needed_gc += by_gc
         assert bystanders.are_all_there(), f"{errno.errorcode[code]} at call {stop}"
@@ -164,7 +164,7 @@ def test_what_a_janitor_can_not_finish_the_next_one_does(
     points = [(call, nth, code) for (call, code), count in kinds.items() for nth in range(1, count + 1)]
     assert len(points) > 100
     results: collections.Counter[int | None] = collections.Counter()
-    for call, nth, code in random.sample(points, min(len(points), 300 if slow else 25)):
+    for call, nth, code in random.sample(points, min(len(points), 300 if slow else 12)):
         name = f"{ERRORS[call][0]} number {nth}, {errno.errorcode[code]}"
         with stale(backend, cgroup_base) as trial:
             result = every_point.failed_at(sweep, call, nth, code)

@@ -104,6 +104,11 @@ def killed_at_points(
     return stops, done
 
 
+def some_only(place: Place, is_slow: bool) -> None:
+    if not is_slow and place not in (ROOT_SERVICE, USER_SESSION):
+        pytest.skip("takes long: --run-slow")
+
+
 @pytest.fixture
 def is_slow(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--run-slow"))
@@ -114,13 +119,14 @@ def is_slow(request: pytest.FixtureRequest) -> bool:
 def test_a_supervisor_killed_at_any_system_call_leaves_nothing(
     environment: Environment, place: Place, is_slow: bool
 ) -> None:
-    stops, _ = killed_at_points(environment, place, "own", "without-guard", "any", slow=is_slow, few=8, many=400)
+    stops, _ = killed_at_points(environment, place, "own", "without-guard", "any", slow=is_slow, few=6, many=400)
     assert stops > 300
 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("place", [ROOT_SERVICE, USER_SESSION, USER_SERVICE, USER_LINGERING], ids=str)
 def test_with_a_scope_by_name_it_leaves_nothing(environment: Environment, place: Place, is_slow: bool) -> None:
+    some_only(place, is_slow)
     killed_at_points(environment, place, "named", "without-guard", "any", slow=is_slow, few=4, many=300)
 
 
@@ -129,6 +135,7 @@ def test_with_a_scope_by_name_it_leaves_nothing(environment: Environment, place:
 def test_killed_with_its_guard_it_leaves_nothing_after_gc(
     environment: Environment, place: Place, is_slow: bool
 ) -> None:
+    some_only(place, is_slow)
     killed_at_points(environment, place, "own", "with-guard", "any", slow=is_slow, few=3, many=150)
 
 
@@ -140,13 +147,14 @@ def test_a_scope_whose_first_process_is_killed_while_it_is_asked_for_is_gone_aft
     """systemd can overlook that it is empty, and then keeps it."""
     if platform.machine() != "x86_64":
         missing("the request is recognised by the numbers that system calls have on x86_64")
-    killed_at_points(environment, place, "own", "with-guard", "asking", slow=is_slow, few=20, many=40)
+    killed_at_points(environment, place, "own", "with-guard", "asking", slow=is_slow, few=10, many=40)
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
 def test_a_guard_that_is_killed_alone_takes_nothing_with_it_and_is_replaced(
-    environment: Environment, place: Place
+    environment: Environment, place: Place, is_slow: bool
 ) -> None:
+    some_only(place, is_slow)
     code = """
 import warnings
 with allgone.Popen(["sleep", "1000"], backend="cgroup") as before:
