@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
+from subprocess import Popen  # by name: others may put ours in its place
 from typing import NamedTuple
 
 from allgone._backends.homes import DirectoryHome, Home, NamedScopeHome, ScopeHome
@@ -286,7 +286,7 @@ def _enter(folder: str) -> int | None:
         cgroup = fds.above_stdio(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         with launcher.prefix(status=writer, cgroup=cgroup) as before:
             command = [*before.argv, "/", "/"]  # a directory can't be executed: the launcher enters, and ends
-            child = subprocess.Popen(command, executable=before.executable, pass_fds=before.pass_fds)
+            child = Popen(command, executable=before.executable, pass_fds=before.pass_fds)
         os.close(writer)
         writer = -1
         failure, born = launcher.outcome(reader)

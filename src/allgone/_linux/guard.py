@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import select
-import subprocess
 import sys
 from collections.abc import Sequence
+from subprocess import DEVNULL, Popen  # by name: others may put ours in its place
 
 from allgone._linux import fds, launcher
 
@@ -91,12 +91,11 @@ def _started(told: list[int | None], program: Sequence[str]) -> int:
     before = [COMPILED] if launcher.kind() == "compiled" else [sys.executable, "-I", "-S", INTERPRETED]
     # Nothing of our environment: CI runners end what carries their marks there.
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    null = subprocess.DEVNULL
     try:
-        child = subprocess.Popen(
+        child = Popen(
             ["allgone-guard" if len(before) == 1 else before[0], *before[1:], *words, *program],
             executable=before[0], pass_fds=[fd for fd in (writer, *told) if fd is not None], env=kept,
-            stdin=null, stdout=null, stderr=null, cwd="/",
+            stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, cwd="/",
         )  # fmt: skip
         os.close(writer)
         writer = -1
