@@ -95,7 +95,8 @@ class Attacked:
     def __init__(self, place: str, code: str, *words: str, kind: str = "compiled", policy: dict | None = None) -> None:
         mount = cgroup_base.find(place).mount.point
         args = [sys.executable, "-S", "-B", "-c", OWN_CGROUP + "from unruly import *\n" + code, *words]
-        env = {"ALLGONE_CGROUP": place, "CGROUP2": mount, "PYTHONPATH": str(PROGRAMS), "ALLGONE_LAUNCHER": kind}
+        modules = os.pathsep.join([str(PROGRAMS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        env = {"ALLGONE_CGROUP": place, "CGROUP2": mount, "PYTHONPATH": modules, "ALLGONE_LAUNCHER": kind}
         self.supervisor = Supervisor(starts, CGROUP, args, policy or {}, env=env)
         try:
             self.home = self.supervisor.lines.wait_for("home").split()[1]

@@ -219,6 +219,20 @@ def test_without_xattrs_nothing_is_noted_and_nothing_fails(tmp_path: Path) -> No
     assert not marks.owner_could_be_noted(folder)
 
 
+def test_of_a_directory_that_only_its_user_may_read_nothing_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's, with a umask of 077."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "getxattr", refuse)
+    assert marks.owner(str(tmp_path)) is None
+    assert marks.containment(str(tmp_path)) is None
+    assert not marks.is_released(str(tmp_path))
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.E2BIG])
 def test_where_there_is_no_room_for_a_mark_it_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
