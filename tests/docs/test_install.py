@@ -22,7 +22,9 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("src", "scripts", "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"):
         source, target = pages.ROOT / name, copy / name
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("allgone-launch", "allgone-guard", "__pycache__"))
+            shutil.copytree(
+                source, target, ignore=shutil.ignore_patterns("allgone-launch", "allgone-guard", "__pycache__")
+            )
         else:
             target.parent.mkdir(exist_ok=True)
             shutil.copy(source, target)

@@ -489,7 +489,11 @@ class Trial:
         script = SCRIPT.format(daemon="setsid" if self._backend.ends_daemons else "")
         policy = allgone.StopPolicy(timeout_stop=0.01)
         options = {"stdout": self._writer, "stdin": subprocess.DEVNULL, "policy": policy, **self._options}
-        return self._backend.Popen(["sh", "-c", script], **options)
+        try:
+            return self._backend.Popen(["sh", "-c", script], **options)
+        except BaseException:
+            assert not driver._live, "what could not be started leaves no containment for the exit"
+            raise
 
     def live_on(self) -> int:
         """It never comes to the stop; it says its pid when all is started."""

@@ -48,10 +48,15 @@ def track(containment: Containment) -> None:
 
 def _sweep_beside(home: str) -> None:
     """The janitor's work, once in a process: what killed supervisors have left where our own directory is."""
-    if cgroupfs.beside(home, "allgone-"):
-        from allgone._upkeep import janitor  # a few milliseconds, where there is something to look at
+    try:
+        if cgroupfs.beside(home, "allgone-"):
+            from allgone._upkeep import janitor  # a few milliseconds, where there is something to look at
 
-        janitor.sweep_beside(home)
+            janitor.sweep_beside(home)
+    except OSError as e:  # no fds left, say: of no concern to a caller, who only wants to start something
+        import logging
+
+        logging.getLogger("allgone").warning("killed supervisors were not looked for: %s", e)
 
 
 def forget(containment: Containment) -> None:
