@@ -62,7 +62,7 @@ def owner_could_be_noted(folder: str) -> bool:
     try:
         os.getxattr(folder, OWNER)
     except OSError as e:
-        return e.errno == errno.ENODATA
+        return e.errno != errno.EOPNOTSUPP  # ENOMEM, say: who can't tell is to leave it alone
     return True
 
 
