@@ -135,6 +135,7 @@ def sweep_once(base: str) -> Callable[[], int]:
     """The work of ``allgone gc``, below `base` only."""
 
     def sweep() -> int:
+        janitor._FRESH = 0  # a minute later; we are a fork
         try:
             for folder in list(inventory.homes()):
                 if folder.startswith(base + "/"):
