@@ -16,7 +16,12 @@ KNOWN = {
     "only root can start processes as another user": "a test of a process group without processes, not of cgroups",
     "preexec_fn is refused here": "the test has looked that it is: systemd must move the child of a login session",
 }
-CONTRACT = ("tests/contract", "-k", "not process-group and not fake")
+# Those that are left out count what is in a directory that they have told the backend.
+CONTRACT = (
+    "tests/contract", "-k", "not process-group and not fake",
+    "--ignore=tests/contract/test_supervisor_killed.py", "--ignore=tests/contract/test_every_call_fails_once.py",
+    "--ignore=tests/contract/test_guard.py",
+)  # fmt: skip
 LESS = {"ALLGONE_TEST_ROUNDS": "2"}  # of 20
 IN_SCOPES = ("tests/daemons", "-k", "real_server and cgroup")
 BOTH = pytest.mark.parametrize("place", [ROOT_SERVICE, USER_SESSION], ids=str)
