@@ -216,7 +216,19 @@ def test_without_xattrs_nothing_is_noted_and_nothing_fails(tmp_path: Path) -> No
     assert marks.containment(folder) is None
     assert marks.leader(folder) == 0
     assert not marks.is_released(folder)
-    assert not marks.owner_could_be_noted(folder)
+
+
+def test_only_where_there_can_be_no_mark_it_is_said_that_there_can_be_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A janitor takes a directory that can have no mark for a supervisor's; so who can't tell leaves it alone."""
+    for code in (errno.EOPNOTSUPP, errno.ENODATA, errno.EPERM, errno.ENOMEM, errno.EACCES):
+
+        def refuse(*_: object, code: int = code) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "getxattr", refuse)
+        assert marks.owner_could_be_noted(str(tmp_path)) == (code != errno.EOPNOTSUPP)
 
 
 def test_of_a_directory_that_only_its_user_may_read_nothing_is_known(
