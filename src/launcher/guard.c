@@ -148,13 +148,15 @@ static int reborn_in(const char *folder) {
 	return pid == 0 || put(path_of(folder, "/cgroup.procs", ""), "0"); /* Linux before 5.7, or no pid is left */
 }
 
-/* Out of guard/, to the cgroup that the home is in or else to the supervisor's. Of a scope we are the first process. */
-static void leave_home(struct home *home, const char *own) {
+/* Out of guard/: to the supervisor's cgroup while that lives, so as not to be in the way of who removes the one that the
+ * home is in; after its death the other way round, for its cgroup may be about to be killed. Of a scope we are the first
+ * process. */
+static void leave_home(struct home *home, const char *own, int is_alive) {
 	ulong slash = 0;
 	if (is_scope(home->path)) return;
 	for (ulong n = 0; home->path[n]; n++) if (home->path[n] == '/') slash = n;
 	home->path[slash] = 0;
-	if (!reborn_in(home->path)) reborn_in(own);
+	if (!reborn_in(is_alive ? own : home->path)) reborn_in(is_alive ? home->path : own);
 }
 
 /* As long as this is not done we stay in guard/, which keeps janitors away. */
@@ -166,7 +168,7 @@ static void end_all(int list, const char *own, long guarded, char **argv, char *
 	sys4(NR_pread64, list, (long)&header, sizeof header, 0);
 	kill_all(list, &header, "user.allgone.polite");
 	if (*argv && run(argv, envp) != 0) kill_all(list, &header, 0);
-	if (guarded >= 0 && read_home(list, (ulong)guarded, &home)) leave_home(&home, own);
+	if (guarded >= 0 && read_home(list, (ulong)guarded, &home)) leave_home(&home, own, 0);
 	remove_homes(list, &header);
 	leave(0);
 }
@@ -188,7 +190,7 @@ static int obey(int pipe, int list, const char *own, long *guarded) {
 		reborn_in(folder);
 		*guarded = (long)n;
 	} else if (message[0] == 'l') {
-		leave_home(&home, own);
+		leave_home(&home, own, 1);
 		*guarded = -1;
 	}
 	return 1;

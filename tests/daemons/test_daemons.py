@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from support import init, procfs
+from support import init, leaks, procfs
 from support.backends import BACKENDS, BackendUnderTest
 from support.programs import PATIENCE
 from support.tiers import missing
@@ -54,9 +54,9 @@ def server(request: pytest.FixtureRequest, folder: Path) -> Server:
 
 
 def orphans() -> set[int]:
-    """Live processes that were left to the init of the test run, but for the first process of our scope."""
+    """Live processes that were left to the init of the test run, but for our guard and the first process of our scope."""
     left = {pid for pid in init.children(init.pid or 1) if pid not in THERE_BEFORE and procfs.is_alive(pid)}
-    return {pid for pid in left if not procfs.cgroup(pid).endswith(".scope/guard")}
+    return {pid for pid in left if not procfs.cgroup(pid).endswith(".scope/guard") and not leaks.is_own_guard(pid)}
 
 
 def nothing_is_left() -> bool:

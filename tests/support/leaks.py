@@ -18,7 +18,7 @@ def _is_own_home(path: str) -> bool:
     return re.fullmatch(rf".*/allgone-{os.getpid()}-[0-9a-f]+(/guard)?", path) is not None
 
 
-def _is_own_guard(pid: int) -> bool:
+def is_own_guard(pid: int) -> bool:
     """The process that both backends keep for this one, until it ends: it is what leads a session of that number."""
     try:
         return KEEPER._guard is not None and os.getsid(pid) == KEEPER._guard.pid
@@ -84,7 +84,7 @@ def _descendants() -> list[int]:
         new = [pid for pid in init.children(todo.pop()) if procfs.is_alive(pid)]
         found += new
         todo += new
-    return [pid for pid in found if pid != os.getpid() and not _is_own_guard(pid)]
+    return [pid for pid in found if pid != os.getpid() and not is_own_guard(pid)]
 
 
 def leaked(before: Holdings, base: str | None) -> list[str]:

@@ -21,6 +21,7 @@ LEADER, POLITE, RELEASED = "user.allgone.leader", "user.allgone.polite", "user.a
 _VERSION = "1"
 _MOST = 1000  # bytes of a command
 _MOST_PIDS = 1 << 22  # the kernel's PID_MAX_LIMIT: what is more, no supervisor has noted
+_GONE = (errno.ENOENT, errno.ENODEV)
 _NO_XATTRS = (errno.EOPNOTSUPP, errno.EPERM, errno.ENOSPC, errno.E2BIG)
 
 
@@ -128,7 +129,7 @@ def _set(folder: str, name: str, value: bytes) -> None:
     try:
         os.setxattr(folder, name, value)
     except OSError as e:
-        if e.errno not in _NO_XATTRS:
+        if e.errno not in (*_GONE, *_NO_XATTRS):  # who removed it will be told of by what comes next
             raise
 
 

@@ -53,7 +53,7 @@ def watch(pipe, supervisor, register, own, program):
             else:
                 home = path_of(register, int.from_bytes(message[1:5], "little"))
                 guarded = home if message[:1] == b"e" else None
-                enter(home + b"/guard") if guarded else leave(home, own)
+                enter(home + b"/guard") if guarded else leave(home, own, True)
         elif register is None:
             os._exit(0)
         else:
@@ -64,7 +64,7 @@ def watch(pipe, supervisor, register, own, program):
                 os.execv(program[0], program)
             os.waitpid(pid, 0)
             if guarded:
-                leave(guarded, own)
+                leave(guarded, own, False)
             remove_homes(register)
             os._exit(0)
 
@@ -84,9 +84,10 @@ def path_of(register, number):
     return os.pread(register, 4096, (1 + number) * 4096)[8:].partition(b"\0")[0]
 
 
-def leave(home, own):
+def leave(home, own, is_alive):
+    places = [os.path.dirname(home), os.fsencode(own)]
     if not home.endswith(b".scope"):
-        enter(os.path.dirname(home)) or enter(os.fsencode(own))
+        any(map(enter, reversed(places) if is_alive else places))
 
 
 def enter(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import stat
@@ -88,19 +89,25 @@ def homes() -> Iterator[str]:
     """All directories that supervisors have made, in every cgroup2 file system that is mounted here."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
         mounts = cgroupfs.mounts(f.read())
-    seen: set[int] = set()
-    for mount in mounts:
-        for folder, names, _ in os.walk(mount.point):
-            try:
-                inode = os.stat(folder, follow_symlinks=False).st_ino
-            except FileNotFoundError:
-                continue  # removed meanwhile
+    seen: set[int] = set()  # one may be mounted twice
+    todo = [mount.point for mount in mounts]
+    while todo:
+        folder = todo.pop()
+        try:
+            inode = os.stat(folder, follow_symlinks=False).st_ino
             if inode in seen:
-                names.clear()  # the same one, mounted twice
                 continue
             seen.add(inode)
-            if janitor.is_home(folder):
-                yield folder
+            with os.scandir(folder) as entries:
+                todo += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except (FileNotFoundError, PermissionError):
+            continue  # removed meanwhile; or closed to us by another user
+        except OSError as e:
+            if e.errno != errno.ENAMETOOLONG:  # so deep only who means harm goes
+                raise
+            continue
+        if janitor.is_home(folder):
+            yield folder
 
 
 def _in_cgroups() -> Iterator[Item]:
