@@ -237,7 +237,7 @@ def _debug(e: Exception) -> None:
 
 
 def _locked(folder: str) -> int:
-    """An fd that holds the directory's lock. Who is quicker can't make us wait: the owner's mark says that we live, too."""
+    """An fd that holds the directory's lock. Who is quicker can't make us wait: the owner's mark says that we live."""
     fd = fds.above_stdio(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
         try:
