@@ -254,6 +254,8 @@ class Popen(subprocess.Popen[Any]):
             self._child.reap()
 
     def _remove_if_empty(self) -> bool:
+        if self._containment.gone:  # by a stop, whose report says how it ended
+            return True
         removed = self._containment.remove()
         if removed:
             ended_by = -(self.returncode or 0)
