@@ -144,3 +144,23 @@ def test_the_command_says_what_is_wrong_in_one_line(environment: Environment) ->
         ran = environment.run(environment.python, "-m", "allgone", "run", *words, "--", "true", check=False)
         assert ran.returncode in (2, 125), ran
         assert "Traceback" not in ran.stderr
+
+
+@BOTH
+def test_a_manager_kills_a_unit_and_forgets_that_it_failed(environment: Environment, place: Place) -> None:
+    code = (
+        SHOW
+        + """
+    import os, signal
+    from allgone._linux import systemd
+    manager = systemd.manager_of_user(os.getuid()) if os.getuid() else systemd.SYSTEM
+    subprocess.run(["systemd-run", *user, "--quiet", "--unit=doomed.service", "sleep", "1000"], check=True)
+    manager.kill_unit("doomed.service", signal.SIGABRT)
+    while manager.state("doomed.service") == "active": pass
+    assert show("doomed.service", "Result,ExecMainStatus")["ExecMainStatus"] == "6"
+    assert manager.state("doomed.service") == "failed"
+    manager.reset_failed("doomed.service")
+    assert manager.state("doomed.service") == "inactive"
+    """
+    )
+    environment.run_python(code, place=place, seconds=30)
