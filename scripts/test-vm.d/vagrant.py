@@ -1,0 +1,79 @@
+"""A guest by Vagrant, libvirt and QEMU; where this machine has no systemd, in a systemd environment."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import qemu
+import suite
+from guest import Guest, NotUp, say
+
+NEEDS = [("vagrant", "vagrant"), ("virsh", "libvirt-clients"), ("libvirtd", "libvirt-daemon-system"), ("rsync", "rsync"),
+         ("dnsmasq", "dnsmasq-base"), ("/usr/share/rubygems-integration/all/specifications/vagrant-libvirt-0.11.2.gemspec", "vagrant-libvirt")]  # fmt: skip
+_UP_WITHIN = 600.0  # seconds
+
+
+@contextmanager
+def up(top: Path, box: Path, results: Path, took: dict[str, float]) -> Iterator[Guest]:
+    began = time.monotonic()
+    driver = "kvm" if qemu.hardware_runs(box) else "qemu"
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="test-vm-", dir="/var/tmp")))
+        before = [] if os.path.isdir("/run/systemd/system") else stack.enter_context(_environment(top, folder, results))
+        console = folder / "console.log"
+        env = {"ALLGONE_BOX_DIR": str(box), "ALLGONE_DRIVER": driver, "ALLGONE_CONSOLE": str(console),
+               "VAGRANT_CWD": str(top / "vagrant"), "VAGRANT_DOTFILE_PATH": str(folder / "dotfile"),
+               "VAGRANT_HOME": str(folder / "home"), "VAGRANT_CHECKPOINT_DISABLE": "1", "HOME": "/root"}  # fmt: skip
+        run = [*before, "env", *(f"{name}={value}" for name, value in env.items())]
+        say(f"vagrant up, {driver}")
+        stack.callback(subprocess.run, [*run, "vagrant", "destroy", "-f"], stdin=subprocess.DEVNULL, start_new_session=True)
+        done = subprocess.run([*run, "vagrant", "up", "--provider=libvirt"], stdin=subprocess.DEVNULL, timeout=_UP_WITHIN)
+        if done.returncode != 0:
+            raise NotUp(f"vagrant up ended with {done.returncode}")
+        took["vagrant up"] = time.monotonic() - began
+        yield _entered(run, before, box, console)
+
+
+def _entered(run: list[str], before: list[str], box: Path, console: Path) -> Guest:
+    listed = subprocess.run([*run, "vagrant", "ssh-config"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True)
+    words = dict(line.split(None, 1) for line in listed.stdout.splitlines() if line.strip())
+    on = [*run, "vagrant", "up", "--no-provision"]
+    return Guest(words["HostName"], int(words["Port"]), box / "id_ecdsa", console, before, on)
+
+
+@contextmanager
+def _environment(top: Path, folder: Path, results: Path) -> Iterator[list[str]]:
+    """A systemd of its own with a network of its own, and libvirtd in it. What a killed run left is removed first."""
+    tool = str(top / "scripts/systemd-env")
+    _remove_stale(tool)
+    name = f"test-vm-{os.getpid()}"
+    with open(f"/run/{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            subprocess.run([tool, "up", name, "--private-network", "--bind", folder], check=True)
+            try:
+                subprocess.run([tool, "run", name, "--", "systemctl", "start", "libvirtd"], check=True)
+                yield [tool, "sh", name, "--"]
+            finally:
+                subprocess.run([tool, "down", name], check=True, start_new_session=True)
+        finally:
+            Path(lock.name).unlink(missing_ok=True)
+
+
+def _remove_stale(tool: str) -> None:
+    for path in Path("/run").glob("test-vm-*.lock"):
+        with open(path) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # that one runs
+            subprocess.run([tool, "down", path.stem], check=False)
+            path.unlink(missing_ok=True)
