@@ -30,7 +30,9 @@ class Guest:
         """A command; what is appended to it is run by a shell in a login session of that user."""
         return [*self.before, "ssh", *SSH, "-i", str(self.key), "-p", str(self.port), f"{user}@{self.address}"]
 
-    def run(self, command: str, *, user: str = "root", timeout: float = 600, **options: object) -> subprocess.CompletedProcess:
+    def run(
+        self, command: str, *, user: str = "root", timeout: float = 600, **options: object
+    ) -> subprocess.CompletedProcess:
         if "input" not in options:
             options["stdin"] = subprocess.DEVNULL
         return subprocess.run([*self.shell(user), command], timeout=timeout, **options)

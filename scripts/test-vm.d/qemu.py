@@ -27,6 +27,11 @@ HARDWARE = ["-accel", "kvm", "-cpu", "host"]
 SOFTWARE = ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]
 
 
+def missing() -> list[str]:
+    """Packages, besides those of NEEDS."""
+    return []
+
+
 @contextmanager
 def up(top: Path, box: Path, results: Path, took: dict[str, float]) -> Iterator[Guest]:
     began = time.monotonic()
@@ -34,8 +39,12 @@ def up(top: Path, box: Path, results: Path, took: dict[str, float]) -> Iterator[
     with tempfile.TemporaryDirectory(prefix="test-vm-", dir="/var/tmp") as name:
         folder, console = Path(name), results / "console.log"
         disk = folder / "disk.img"
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", box / "box.img", disk], check=True)
-        say(f"boot {box.name} by QEMU, {'hardware-accelerated' if accelerated else 'emulated: /dev/kvm is of no use here'}")
+        subprocess.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", box / "box.img", disk], check=True
+        )
+        say(
+            f"boot {box.name} by QEMU, {'hardware-accelerated' if accelerated else 'emulated: /dev/kvm is of no use here'}"
+        )
         control = folder / "control"
         machine = subprocess.Popen(
             [*_command(box, HARDWARE if accelerated else SOFTWARE, console),
@@ -48,7 +57,7 @@ def up(top: Path, box: Path, results: Path, took: dict[str, float]) -> Iterator[
             wait_for_console(console, "BOX IS UP", _UP_WITHIN, machine)
             took["boot"] = time.monotonic() - began
             on = [sys.executable, __file__, str(control)]
-            guest = Guest("127.0.0.1", _forwarded(control), box / "id_ecdsa", console, on=on)
+            guest = Guest("127.0.0.1", _forwarded(control), box / "id_rsa", console, on=on)
             suite.provision(guest, top, took)
             yield guest
         finally:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,9 +16,18 @@ import qemu
 import suite
 from guest import Guest, NotUp, say
 
-NEEDS = [("vagrant", "vagrant"), ("virsh", "libvirt-clients"), ("libvirtd", "libvirt-daemon-system"), ("rsync", "rsync"),
-         ("dnsmasq", "dnsmasq-base"), ("/usr/share/rubygems-integration/all/specifications/vagrant-libvirt-0.11.2.gemspec", "vagrant-libvirt")]  # fmt: skip
+NEEDS = [("vagrant", "vagrant"), ("virsh", "libvirt-clients"), ("libvirtd", "libvirt-daemon-system"),
+         ("dnsmasq", "dnsmasq-base"), ("rsync", "rsync")]  # fmt: skip
 _UP_WITHIN = 600.0  # seconds
+_FOR_LIBVIRT = "mkdir -p /dev/net; [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200; systemctl start libvirtd"
+
+
+def missing() -> list[str]:
+    """Packages, besides those of NEEDS. Debian's plugins are no files on a path."""
+    command = ["vagrant", "plugin", "list"]
+    has_vagrant = shutil.which("vagrant") is not None
+    listed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout if has_vagrant else ""
+    return [] if "vagrant-libvirt" in listed else ["vagrant-libvirt"]
 
 
 @contextmanager
@@ -27,6 +36,7 @@ def up(top: Path, box: Path, results: Path, took: dict[str, float]) -> Iterator[
     driver = "kvm" if qemu.hardware_runs(box) else "qemu"
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="test-vm-", dir="/var/tmp")))
+        folder.chmod(0o711)  # libvirt's QEMU is another user
         before = [] if os.path.isdir("/run/systemd/system") else stack.enter_context(_environment(top, folder, results))
         console = folder / "console.log"
         env = {"ALLGONE_BOX_DIR": str(box), "ALLGONE_DRIVER": driver, "ALLGONE_CONSOLE": str(console),
@@ -34,8 +44,12 @@ def up(top: Path, box: Path, results: Path, took: dict[str, float]) -> Iterator[
                "VAGRANT_HOME": str(folder / "home"), "VAGRANT_CHECKPOINT_DISABLE": "1", "HOME": "/root"}  # fmt: skip
         run = [*before, "env", *(f"{name}={value}" for name, value in env.items())]
         say(f"vagrant up, {driver}")
-        stack.callback(subprocess.run, [*run, "vagrant", "destroy", "-f"], stdin=subprocess.DEVNULL, start_new_session=True)
-        done = subprocess.run([*run, "vagrant", "up", "--provider=libvirt"], stdin=subprocess.DEVNULL, timeout=_UP_WITHIN)
+        stack.callback(
+            subprocess.run, [*run, "vagrant", "destroy", "-f"], stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        done = subprocess.run(
+            [*run, "vagrant", "up", "--provider=libvirt"], stdin=subprocess.DEVNULL, timeout=_UP_WITHIN
+        )
         if done.returncode != 0:
             raise NotUp(f"vagrant up ended with {done.returncode}")
         took["vagrant up"] = time.monotonic() - began
@@ -43,10 +57,12 @@ def up(top: Path, box: Path, results: Path, took: dict[str, float]) -> Iterator[
 
 
 def _entered(run: list[str], before: list[str], box: Path, console: Path) -> Guest:
-    listed = subprocess.run([*run, "vagrant", "ssh-config"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True)
+    listed = subprocess.run(
+        [*run, "vagrant", "ssh-config"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True
+    )
     words = dict(line.split(None, 1) for line in listed.stdout.splitlines() if line.strip())
     on = [*run, "vagrant", "up", "--no-provision"]
-    return Guest(words["HostName"], int(words["Port"]), box / "id_ecdsa", console, before, on)
+    return Guest(words["HostName"], int(words["Port"]), box / "id_rsa", console, before, on)
 
 
 @contextmanager
@@ -60,7 +76,7 @@ def _environment(top: Path, folder: Path, results: Path) -> Iterator[list[str]]:
         try:
             subprocess.run([tool, "up", name, "--private-network", "--bind", folder], check=True)
             try:
-                subprocess.run([tool, "run", name, "--", "systemctl", "start", "libvirtd"], check=True)
+                subprocess.run([tool, "run", name, "--", "sh", "-euc", _FOR_LIBVIRT], check=True)
                 yield [tool, "sh", name, "--"]
             finally:
                 subprocess.run([tool, "down", name], check=True, start_new_session=True)

@@ -1,0 +1,84 @@
+"""User namespaces, and a rootless container: made by what we start, and around what we start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.machine import supervised
+
+# Busybox is all that is in it.
+PODMAN = """
+def podman(*options):
+    return ["podman", "--log-level=error", "run", "--rm", "--network=none", *options, "--rootfs", sys.argv[1]]
+
+def asleep(where):
+    pids = [int(pid) for pid in os.listdir("/proc") if pid.isdigit()]
+    def words(pid):
+        try:
+            with open(f"/proc/{pid}/cmdline") as f:
+                return f.read()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+    return [pid for pid in pids if "in-the-container" in words(pid)]
+"""
+
+
+@pytest.fixture
+def rootfs(tmp_path: Path) -> Iterator[Path]:
+    busybox = shutil.which("busybox")
+    assert busybox
+    folder = tmp_path / "rootfs"
+    for each in ("bin", "dev", "etc", "proc", "sys", "tmp", "run", "var/tmp"):
+        (folder / each).mkdir(parents=True)
+    shutil.copy(busybox, folder / "bin/sh")
+    os.chmod(tmp_path, 0o755)
+    yield folder
+
+
+def test_a_tree_in_user_and_pid_namespaces_of_its_own_is_gone() -> None:
+    code = """
+inside = "mount -t proc proc /proc; setsid sh -c 'trap \\"\\" TERM; sleep 1000; sleep 1000' & sleep 1000"
+words = ["unshare", "--user", "--map-root-user", "--pid", "--mount", "--fork", "sh", "-c", inside]
+process = allgone.Popen(words)
+until(lambda: len(process.members()) >= 5)
+pidfds = held(process)
+process.stop(allgone.StopPolicy(timeout_stop=0.2))
+all_end(pidfds, 0)
+"""
+    supervised(code)
+
+
+def test_a_container_that_podman_puts_below_us_is_gone_with_its_monitor(rootfs: Path) -> None:
+    code = (
+        PODMAN
+        + """
+process = allgone.Popen([*podman("--cgroups=disabled"), "/bin/sh", "-c", "echo up; exec sleep 1000; : in-the-container"],
+                        stdout=subprocess.PIPE, text=True)
+assert process.stdout.readline() == "up\\n"
+pidfds = held(process)
+assert len(pidfds) >= 3  # podman, conmon, the container's
+process.stop(allgone.StopPolicy(timeout_stop=0.5))
+all_end(pidfds, 0)
+"""
+    )
+    supervised(code, rootfs)
+
+
+def test_a_container_that_systemd_is_asked_to_put_elsewhere_has_left(rootfs: Path) -> None:
+    """What is promised is what stayed: podman's default is to have a scope of its own made. It ends itself when asked to."""
+    code = (
+        PODMAN
+        + """
+process = allgone.Popen([*podman(), "/bin/sh", "-c", "echo up; trap 'exit 0' TERM; while :; do sleep 0.1; done"],
+                        stdout=subprocess.PIPE, text=True)
+assert process.stdout.readline() == "up\\n"
+before = process.members()
+report = process.stop(allgone.StopPolicy(timeout_stop=30))
+assert not report.killed, report
+"""
+    )
+    supervised(code, rootfs)
