@@ -17,7 +17,7 @@ class NotUp(Exception):
 
 @dataclass(frozen=True)
 class Guest:
-    """`before`: what ssh is to be run by, to be where the guest can be reached. `on`: a command that switches it on again."""
+    """`before`: what ssh is to be run by, to be where the guest can be reached. `on`: a command that switches it on."""
 
     address: str
     port: int

@@ -42,9 +42,7 @@ def up(top: Path, box: Path, results: Path, took: dict[str, float]) -> Iterator[
         subprocess.run(
             ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", box / "box.img", disk], check=True
         )
-        say(
-            f"boot {box.name} by QEMU, {'hardware-accelerated' if accelerated else 'emulated: /dev/kvm is of no use here'}"
-        )
+        say(f"boot {box.name} by QEMU, {'accelerated' if accelerated else 'emulated: /dev/kvm is of no use here'}")
         control = folder / "control"
         machine = subprocess.Popen(
             [*_command(box, HARDWARE if accelerated else SOFTWARE, console),
@@ -66,7 +64,7 @@ def up(top: Path, box: Path, results: Path, took: dict[str, float]) -> Iterator[
 
 
 def hardware_runs(box: Path) -> bool:
-    """Whether Linux runs with hardware virtualisation here: some machines have a /dev/kvm that takes it for a moment."""
+    """Whether Linux runs with hardware virtualisation here; some machines have a /dev/kvm, and it does not."""
     with tempfile.TemporaryDirectory(prefix="test-vm-") as folder:
         console = Path(folder) / "console"
         try:
@@ -101,7 +99,8 @@ def wait_for_console(console: Path, words: str, within: float, machine: subproce
 def _command(box: Path, how: list[str], console: Path) -> list[str]:
     # It dies with us, whatever we die of.
     return ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", *how, "-machine", "q35", "-smp", "2", "-m", "2048",
-            "-nodefaults", "-no-user-config", "-display", "none", "-device", "virtio-rng-pci", "-serial", f"file:{console}",
+            "-nodefaults", "-no-user-config", "-display", "none", "-device", "virtio-rng-pci",
+            "-serial", f"file:{console}",
             "-kernel", str(box / "vmlinuz"), "-initrd", str(box / "initrd"), "-append", _COMMAND_LINE]  # fmt: skip
 
 

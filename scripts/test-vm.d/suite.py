@@ -84,14 +84,18 @@ def _outside(guest: Guest, top: Path, results: Path) -> int:
     ).returncode  # fmt: skip
 
 
-def _python(top: Path) -> str:
-    venv = top / ".venv/bin/python"
-    return str(venv) if venv.exists() else sys.executable
+def _python(top: Path) -> Path:
+    """That of the checkout's own environment, which scripts/test makes as well."""
+    subprocess.run(["bash", "-euc", ". scripts/common.sh; venv '[test]'"], cwd=top, check=True)
+    return top / ".venv/bin/python"
 
 
 def bring_out(guest: Guest, results: Path) -> None:
     """junit files, the journal, and what the kernel said."""
-    collect = f"cd {_OUT} 2>/dev/null || exit 0; journalctl --no-pager -o short-precise >journal.txt; dmesg >dmesg.txt; tar -cf - ."
+    collect = (
+        f"cd {_OUT} 2>/dev/null || exit 0; journalctl --no-pager -o short-precise >journal.txt; dmesg >dmesg.txt; "
+        "tar -cf - ."
+    )
     try:
         archive = guest.run(collect, timeout=120, stdout=subprocess.PIPE).stdout
         if archive:

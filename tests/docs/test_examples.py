@@ -21,6 +21,7 @@ from docs.pages import Block
 ELSEWHERE = {
     "systemd-env.md": "it boots a systemd: tests/systemd",
     "systemd.md": "it needs one: tests/systemd/test_docs.py",
+    "vm.md": "it boots a virtual machine: tests/vm",
 }
 
 BLOCKS = {

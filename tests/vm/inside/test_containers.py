@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ def asleep(where):
 
 
 @pytest.fixture
-def rootfs(tmp_path: Path) -> Iterator[Path]:
+def rootfs(tmp_path: Path) -> Path:
     busybox = shutil.which("busybox")
     assert busybox
     folder = tmp_path / "rootfs"
@@ -36,7 +35,7 @@ def rootfs(tmp_path: Path) -> Iterator[Path]:
         (folder / each).mkdir(parents=True)
     shutil.copy(busybox, folder / "bin/sh")
     os.chmod(tmp_path, 0o755)
-    yield folder
+    return folder
 
 
 def test_a_tree_in_user_and_pid_namespaces_of_its_own_is_gone() -> None:

@@ -3,7 +3,6 @@ and what left is not touched, for it is somebody else's now."""
 
 from __future__ import annotations
 
-
 from collections.abc import Iterator
 
 import pytest
