@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,8 @@ def rootfs(tmp_path: Path) -> Path:
         (folder / each).mkdir(parents=True)
     shutil.copy(busybox, folder / "bin/sh")
     os.chmod(tmp_path, 0o755)
+    # Rootless podman leaves a process behind for the next one. It was in a containment, and is gone with it.
+    subprocess.run(["podman", "system", "migrate"], check=True)
     return folder
 
 

@@ -1,17 +1,19 @@
-"""Logged in by ssh, and out again: what an ordinary user's supervisor has started ends with his manager, or goes on."""
+"""Logged in by ssh, and out again, or cut off: what an ordinary user's supervisor has started ends with it, not before."""
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 from vm.outside.conftest import Guest
 
-_STAYS = """
-import allgone, signal
-signal.signal(signal.SIGHUP, signal.SIG_IGN)
-process = allgone.Popen(["sh", "-c", "setsid sleep 4712 & sleep 4712"])
+_CODE = """
+import allgone, signal, sys
+if "stays" in sys.argv:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+process = allgone.Popen(["sh", "-c", "trap '' HUP; setsid sleep 4712 & sleep 4712 & wait"])
 print(process.backend, flush=True)
 signal.pause()
 """
@@ -19,44 +21,42 @@ signal.pause()
 
 @pytest.fixture(autouse=True)
 def _alone(guest: Guest) -> Iterator[None]:
+    guest.run("cat >/tmp/supervisor.py <<'E'\n" + _CODE + "\nE", user=True)
     yield
-    guest.run(
-        "loginctl disable-linger vagrant; systemctl stop user@1000.service; loginctl terminate-user vagrant",
-        check=False,
-    )
+    guest.run("loginctl disable-linger vagrant; loginctl terminate-user vagrant; rm /tmp/supervisor.*", check=False)
 
 
-def start(guest: Guest) -> None:
-    """And log out."""
-    guest.run("cat >/tmp/stays.py <<'E'\n" + _STAYS + "\nE", user=True)
+def are_there(guest: Guest) -> bool:
+    return guest.run("pgrep -f '^sleep 4712' || true") != ""
+
+
+def are_gone(guest: Guest) -> None:
+    until = time.monotonic() + 60
+    while are_there(guest):
+        assert time.monotonic() < until
+        time.sleep(0.5)
+    guest.run("! find /sys/fs/cgroup -name 'allgone-*' | grep .")
+
+
+@pytest.mark.parametrize("linger", ["enable", "disable"])
+def test_it_goes_on_with_a_supervisor_that_stays_after_logout_and_ends_with_the_user(guest: Guest, linger: str) -> None:
+    guest.run(f"loginctl {linger}-linger vagrant")
     script = (
-        "setsid /opt/allgone/bin/python /tmp/stays.py </dev/null >/tmp/stays.log 2>&1 & "
-        "until [ -s /tmp/stays.log ]; do sleep 0.1; done; cat /tmp/stays.log"
+        "setsid /opt/allgone/bin/python /tmp/supervisor.py stays </dev/null >/tmp/supervisor.log 2>&1 & "
+        "until [ -s /tmp/supervisor.log ]; do sleep 0.1; done; cat /tmp/supervisor.log"
     )
     assert guest.run(script, user=True) == "cgroup\n"
+    time.sleep(15)  # longer than what systemd-logind gives a user who has logged out (UserStopDelaySec=)
+    assert are_there(guest)
+    guest.run("loginctl disable-linger vagrant; loginctl terminate-user vagrant")
+    are_gone(guest)
 
 
-def sleepers(guest: Guest) -> int:
-    return int(guest.run("pgrep -cf '^sleep 4712' || true"))
-
-
-def test_after_the_last_logout_the_users_manager_ends_all_of_it(guest: Guest) -> None:
-    guest.run("loginctl disable-linger vagrant")
-    start(guest)
-    until = time.monotonic() + 60  # systemd-logind gives the manager 10 seconds (UserStopDelaySec=)
-    while sleepers(guest):
-        assert time.monotonic() < until
-        time.sleep(1)
-    assert guest.run("find /sys/fs/cgroup -name 'allgone-*'") == ""
-
-
-def test_of_a_user_who_lingers_it_goes_on_and_ends_with_its_supervisor(guest: Guest) -> None:
-    guest.run("loginctl enable-linger vagrant")
-    start(guest)
-    time.sleep(15)
-    assert sleepers(guest) == 2
-    guest.run("pkill -KILL -f '^/opt/allgone/bin/python /tmp/stays.py'")
-    until = time.monotonic() + 30
-    while sleepers(guest):
-        assert time.monotonic() < until
-    assert guest.run("find /sys/fs/cgroup -name 'allgone-*'") == ""
+def test_a_connection_that_breaks_leaves_nothing(guest: Guest) -> None:
+    words = [*guest.user[:-1], "-tt", guest.user[-1], "/opt/allgone/bin/python /tmp/supervisor.py"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as connection:
+        assert connection.stdout is not None
+        assert connection.stdout.readline().strip() == "cgroup"
+        assert are_there(guest)
+        connection.kill()
+    are_gone(guest)
