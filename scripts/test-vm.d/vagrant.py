@@ -69,7 +69,7 @@ def _environment(top: Path, folder: Path, results: Path) -> Iterator[list[str]]:
     """A systemd of its own with a network of its own, and libvirtd in it. What a killed run left is removed first."""
     tool = str(top / "scripts/systemd-env")
     _remove_stale(tool)
-    name = f"test-vm-{os.getpid()}"
+    name = f"guests-{os.getpid()}"  # of this run
     with open(f"/run/{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
@@ -84,7 +84,7 @@ def _environment(top: Path, folder: Path, results: Path) -> Iterator[list[str]]:
 
 
 def _remove_stale(tool: str) -> None:
-    for path in Path("/run").glob("test-vm-*.lock"):
+    for path in Path("/run").glob("guests-*.lock"):
         with open(path) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
