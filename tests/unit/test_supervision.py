@@ -61,4 +61,4 @@ def test_an_early_signal_is_passed_on_and_asks_to_end_if_a_later_one_would(
     supervision._follow_stop = lambda: None  # type: ignore[method-assign]
     why = supervision.until_end()
     assert command.sent == [signum]
-    assert why == (f"it did not end within 0 s of {signum.name}" if asks else "timeout")
+    assert why == (f"it did not end within 0s of {signum.name}" if asks else "timeout")
