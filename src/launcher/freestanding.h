@@ -10,10 +10,10 @@ enum { F_SETFD_ = 2, FD_CLOEXEC_ = 1, AT_FDCWD_ = -100, AT_REMOVEDIR_ = 0x200, O
 #define CLONE_PARENT_ 0x8000ul
 #define CLONE_INTO_CGROUP_ 0x200000000ul
 
-enum { NR_clone3 = 435 };
+enum { NR_clone3 = 435, NR_close_range = 436 };
 #if defined(__x86_64__)
 enum { NR_read = 0, NR_write = 1, NR_close = 3, NR_rt_sigprocmask = 14, NR_pread64 = 17, NR_getpid = 39, NR_clone = 56,
-       NR_execve = 59, NR_wait4 = 61, NR_fcntl = 72, NR_setpgid = 109, NR_setsid = 112, NR_getpgid = 121,
+       NR_execve = 59, NR_wait4 = 61, NR_fcntl = 72, NR_chdir = 80, NR_setpgid = 109, NR_setsid = 112, NR_getpgid = 121,
        NR_getsid = 124, NR_setrlimit = 160, NR_getxattr = 191, NR_getdents64 = 217, NR_exit_group = 231,
        NR_openat = 257, NR_unlinkat = 263, NR_ppoll = 271, NR_statx = 332, O_DIRECTORY_ = 0200000 };
 static long sys5(long number, long a, long b, long c, long d, long e) {
@@ -25,7 +25,7 @@ static long sys5(long number, long a, long b, long c, long d, long e) {
 }
 __asm__(".globl _start\n_start:\n\txor %ebp,%ebp\n\tmov %rsp,%rdi\n\tand $-16,%rsp\n\tcall program\n\thlt\n");
 #else
-enum { NR_getxattr = 8, NR_fcntl = 25, NR_unlinkat = 35, NR_openat = 56, NR_close = 57, NR_getdents64 = 61, NR_read = 63,
+enum { NR_getxattr = 8, NR_fcntl = 25, NR_unlinkat = 35, NR_chdir = 49, NR_openat = 56, NR_close = 57, NR_getdents64 = 61, NR_read = 63,
        NR_write = 64, NR_pread64 = 67, NR_ppoll = 73, NR_exit_group = 94, NR_rt_sigprocmask = 135, NR_setpgid = 154,
        NR_getpgid = 155, NR_getsid = 156, NR_setsid = 157, NR_setrlimit = 164, NR_getpid = 172, NR_clone = 220,
        NR_execve = 221, NR_wait4 = 260, NR_statx = 291 };

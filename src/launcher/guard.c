@@ -2,6 +2,8 @@
  *
  *   allgone-guard STATUS PIPE PIDFD REGISTER OWN [PROGRAM [ARGV...]]
  *
+ *   The numbers of the fds are below 64; all others are closed.
+ *
  *   STATUS      fd to report on, as the launcher does: STAGE_BORN and the guard's pid, which is nobody's child.
  *   PIPE        fd on which the supervisor speaks, 5 bytes a word: 'q': end. 'e' and the number of a home in the
  *               register: move to the cgroup guard/ in it. 'l' and such a number: leave that. End-of-file says nothing,
@@ -18,7 +20,7 @@
  */
 #include "freestanding.h"
 
-enum { PAGE = 4096, DT_DIR_ = 4, POLLIN_ = 1, AT_EMPTY_PATH_ = 0x1000, STATX_INO_ = 0x100, HOMES = 1024,
+enum { PAGE = 4096, DT_DIR_ = 4, POLLIN_ = 1, AT_EMPTY_PATH_ = 0x1000, STATX_INO_ = 0x100, HOMES = 1024, FIRST_FDS = 64,
        LOOKS = 1000 }; /* a millisecond apart */
 
 struct header { unsigned version, homes; };
@@ -213,12 +215,25 @@ static void keep_watch(int pipe, int supervisor, int list, const char *own, char
 	}
 }
 
+/* What we were told of stays open; nobody's pipe or mount is held by what we were given besides. */
+static void let_go_of_the_rest(const int *told, int count) {
+	for (int fd = 3; fd < FIRST_FDS; fd++) {
+		int is_told = 0;
+		for (int i = 0; i < count; i++) is_told |= told[i] == fd;
+		if (!is_told) sys3(NR_close, fd, 0, 0);
+	}
+	if (sys3(NR_close_range, FIRST_FDS, (long)~0u, 0) < 0) /* Linux before 5.9 */
+		for (int fd = FIRST_FDS; fd < 65536; fd++) sys3(NR_close, fd, 0, 0);
+	sys3(NR_chdir, (long)"/", 0, 0);
+}
+
 __attribute__((used, noreturn)) void program(long *stack) {
 	long argc = stack[0];
 	char **argv = (char **)(stack + 1), **envp = argv + argc + 1;
 	if (argc < 6) leave(125);
-	int status = descriptor(argv[1]), pipe = descriptor(argv[2]), supervisor = descriptor(argv[3]),
-	    list = descriptor(argv[4]);
+	int told[4];
+	for (int i = 0; i < 4; i++) told[i] = descriptor(argv[i + 1]);
+	int status = told[0], pipe = told[1], supervisor = told[2], list = told[3];
 	long pid = sys5(NR_clone, SIGCHLD_, 0, 0, 0, 0);
 	if (pid != 0) {
 		report(status, pid < 0 ? STAGE_WAIT : STAGE_BORN, (int)(pid < 0 ? -pid : pid));
@@ -227,7 +242,7 @@ __attribute__((used, noreturn)) void program(long *stack) {
 	ulong all_but_term = ~(1ul << (SIGTERM_ - 1));
 	sys4(NR_rt_sigprocmask, SIG_SETMASK_, (long)&all_but_term, 0, sizeof all_but_term);
 	sys3(NR_setsid, 0, 0, 0);
-	sys3(NR_close, status, 0, 0);
+	let_go_of_the_rest(told + 1, 3);
 	keep_watch(pipe, supervisor, list, argv[5], argv + 6, envp);
 	__builtin_unreachable();
 }

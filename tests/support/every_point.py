@@ -461,13 +461,13 @@ class Trial:
     def live(self) -> int:
         """The life; to be run in a fork."""
         self._use()
-        driver._stop_everything()
+        driver.stop_everything()
         return 0
 
     def live_with_errors(self) -> int:
         """The same where something may fail: SUCCEEDED, FAILED with an error that a caller can expect, or ODDLY."""
         result = SUCCEEDED
-        at_exit = [driver._stop_everything] if self._options.get("guard", True) else [driver._stop_everything] * 2
+        at_exit = [driver.stop_everything] if self._options.get("guard", True) else [driver.stop_everything] * 2
         for step in (self._use, *at_exit):  # which may fail where a guard will do it again
             try:
                 step()

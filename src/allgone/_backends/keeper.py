@@ -46,6 +46,7 @@ class Keeper:
     def made(self, number: int, folder: str, *, with_guard: bool = False) -> None:
         """It is made, `with_guard` in its ``guard/``. A guard that is in none yet goes to this one's."""
         with self._lock:
+            self.settle()
             self._list().home_made(number, os.stat(folder).st_ino)
             if with_guard:
                 self._home = number
@@ -58,6 +59,7 @@ class Keeper:
         """A process to be a scope's first one, and whether that is the guard: it has to be moved to the scope then."""
         with self._lock:
             guard = self._ensure()
+            self.settle()
             if self._home is None and not guard.has_moved:
                 self._home = _TAKEN
                 return guard, True
@@ -90,7 +92,18 @@ class Keeper:
             self._ensure()
             return self._list().add_group(entry)
 
+    def settle(self) -> None:
+        """Raise the OSError of a guard that could not be started after all; the next one needed is another."""
+        with self._lock:
+            try:
+                if self._guard is not None:
+                    self._guard.settle()
+            except OSError:
+                self._drop_guard()
+                raise
+
     def change_group(self, number: int, entry: GroupEntry) -> None:
+        self.settle()
         self._list().change_group(number, entry)
 
     def remove_group(self, number: int) -> None:
@@ -121,7 +134,7 @@ class Keeper:
             self._drop_guard()
         if self._guard is None:
             register = self._list().fileno()
-            program = [sys.executable, "-I", "-S", _PROGRAM, str(register), str(os.getpid())] if sys.executable else []
+            program = [sys.executable, "-I", "-S", _PROGRAM] if sys.executable else []
             self._guard = Guard(register, self._own, program)
         if left is not None:
             self._guard.enter(left)

@@ -58,11 +58,12 @@ class ProcessGroupContainment:
         self._leaders: dict[int, Leader] = {}
         self._inner: list[ProcessGroupContainment] = []
         self.gone = False
-        # Before this process becomes a subreaper, or else the guard would be its child.
         self._number = keeper.add_group(self._entry(0)) if keeper else 0
         if sweep:
             from allgone._linux import subreaper  # for the few who sweep: it needs ctypes, 5 ms to import
 
+            if keeper:
+                keeper.settle()  # a guard that is born later would be our child
             subreaper.hold()
 
     @property

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 import sys
 from collections.abc import Sequence
-from subprocess import DEVNULL, Popen  # by name: others may put ours in its place
+from itertools import count
 
 from allgone._linux import fds, launcher
 
@@ -20,22 +21,24 @@ class Guard:
     """A process in a session of its own, nobody's child, that ends when `end()` says so.
 
     register
-        The fd of a `Register`: what it ends, by itself and by `program`, when this process is gone. None: it only
-        holds a place, and ends with this process.
+        The fd of a `Register`: what it ends, by itself and by `program` (which is given that fd's number, and the
+        pid of this process), when this process is gone. None: it only holds a place, and ends with this process.
     own
         The cgroup directory of this process, "" where there is none.
 
-    Raises OSError where it can't be started.
+    It is started, and nobody waits until it is up: that is for `settle()`. Raises OSError where it can't be started.
     """
 
     def __init__(self, register: int | None = None, own: str = "", program: Sequence[str] = ()) -> None:
         self._pipe: int | None = None
+        self._status: int | None = None  # until it is known to be up
+        self._pid: int | None = None
         self.has_moved = False  # by that it has become another process, whose number nobody knows
         us = fds.above_stdio(os.pidfd_open(os.getpid()))
         try:
             reader, self._pipe = fds.pipe()
             try:
-                self.pid = _started([reader, us, register], [own or "-", *program])
+                self._parent, self._status = _spawned(reader, us, register, own, program)
             finally:
                 os.close(reader)
         except BaseException:  # Ctrl-C as well: it ends when we let go
@@ -43,6 +46,24 @@ class Guard:
             raise
         finally:
             os.close(us)
+
+    @property
+    def pid(self) -> int:
+        self.settle()
+        assert self._pid is not None
+        return self._pid
+
+    def settle(self) -> None:
+        """Be sure that it is up, and have no child any more. Raises OSError if it could not be."""
+        if self._status is None:
+            return
+        try:
+            failure, self._pid = launcher.outcome(self._status)
+        finally:
+            self._forget_parent()
+        if self._pid is None:
+            error = failure.error if failure else errno.ECHILD
+            raise OSError(error, f"cannot start allgone-guard: {os.strerror(error)}")
 
     def is_alive(self) -> bool:
         return self._pipe is not None and not self.has_ended(0)
@@ -80,32 +101,44 @@ class Guard:
             pass  # it is gone: whoever needs it next starts another
 
     def let_go(self) -> None:
+        self._forget_parent()
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
             os.close(pipe)
 
+    def _forget_parent(self) -> None:
+        status, self._status = self._status, None
+        if status is None:
+            return
+        os.close(status)
+        try:
+            os.waitpid(self._parent, 0)
+        except ChildProcessError:  # reaped by who waits for any child; or this is a fork of who started it
+            pass
 
-def _started(told: list[int | None], program: Sequence[str]) -> int:
+
+def _spawned(reader: int, us: int, register: int | None, own: str, program: Sequence[str]) -> tuple[int, int]:
+    """The pid of what gives birth to the guard and ends, and the fd on which it reports."""
     status, writer = fds.pipe()
-    words = ["-" if fd is None else str(fd) for fd in (writer, *told)]
+    passed = [fd for fd in (writer, reader, us, register) if fd is not None]
+    free = (fd for fd in count(3) if fd not in passed)
+    there = dict(zip(passed, free, strict=False))  # the guard closes all others
+    words = [*map(str, there.values()), *(["-"] if register is None else []), own or "-"]
+    if program and register is not None:
+        words += [*program, str(there[register]), str(os.getpid())]
     before = [COMPILED] if launcher.kind() == "compiled" else [sys.executable, "-I", "-S", INTERPRETED]
     # Nothing of our environment: CI runners end what carries their marks there.
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    stdio = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0), *((os.POSIX_SPAWN_DUP2, 0, fd) for fd in (1, 2))]
     try:
-        child = Popen(
-            ["allgone-guard" if len(before) == 1 else before[0], *before[1:], *words, *program],
-            executable=before[0], pass_fds=[fd for fd in (writer, *told) if fd is not None], env=kept,
-            stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, cwd="/",
+        parent = os.posix_spawn(
+            before[0], ["allgone-guard" if len(before) == 1 else before[0], *before[1:], *words], kept,
+            file_actions=[*stdio, *((os.POSIX_SPAWN_DUP2, *pair) for pair in there.items())],
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
         )  # fmt: skip
-        os.close(writer)
-        writer = -1
-        failure, pid = launcher.outcome(status)
-        child.wait()
-    finally:
+    except BaseException:
         os.close(status)
-        if writer >= 0:
-            os.close(writer)
-    if pid is None:
-        code = failure.error if failure else errno.ECHILD
-        raise OSError(code, f"cannot start allgone-guard: {os.strerror(code)}")
-    return pid
+        raise
+    finally:
+        os.close(writer)
+    return parent, status

@@ -29,8 +29,19 @@ def main(words):
     os.setsid()
     with open("/proc/self/comm", "w") as f:
         f.write("allgone-guard")
-    os.close(status)
+    for fd in range(3, 64):
+        if fd not in (pipe, supervisor, register):
+            close(fd)
+    os.closerange(64, 65536)
+    os.chdir("/")
     watch(pipe, supervisor, register, words[4], words[5:])
+
+
+def close(fd):
+    try:
+        os.close(fd)
+    except OSError:  # none
+        pass
 
 
 def report(status, stage, value):

@@ -175,7 +175,8 @@ def milliseconds_until(deadline: float) -> int | None:
 
 
 @atexit.register
-def _stop_everything() -> None:
+def stop_everything() -> None:
+    """At the end of this process, however that is brought about: stop and remove all that is its own."""
     left = [containment for containment in _live if containment.owner == os.getpid()]
     if left:
         _ignore_ctrl_c()
@@ -205,7 +206,7 @@ def _stop_at_the_end_of_a_worker() -> None:
     if process is not None and process.parent_process() is not None and _worker != os.getpid():
         from multiprocessing.util import Finalize
 
-        Finalize(None, _stop_everything, exitpriority=0)
+        Finalize(None, stop_everything, exitpriority=0)
         _worker = os.getpid()
 
 

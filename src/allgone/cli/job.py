@@ -17,6 +17,7 @@ from allgone._core.policy import StopPolicy
 from allgone._core.report import Process, Report
 from allgone._linux import fds, own_end, processes
 from allgone._linux.terminal import Terminal
+from allgone._process import driver
 from allgone._process.popen import Popen
 from allgone.cli import OWN_FAILURE, say
 from allgone.cli.durations import shown
@@ -56,6 +57,7 @@ def run(job: Job) -> int:
             terminal.close()
     record.write(status)
     if status < 0:
+        driver.stop_everything()  # that end runs no atexit handlers
         own_end.by_signal(-status)
         return 128 - status
     return status
@@ -66,6 +68,7 @@ def _run(job: Job, record: Record, terminal: Terminal | None) -> int:
     _forget_coerced_locale()
     try:
         backend = _backend(job, terminal)
+        driver.will_use(backend)
         if asked_to_end := _asked_to_end(signals):
             return -asked_to_end
         process = _started(job, backend)

@@ -59,7 +59,7 @@ class Supervision:
     def _take_early(self, signum: int) -> None:
         """One that came while the command was being started: before that, or after? To be safe, pass it on."""
         self._send(signum)
-        if signum == signal.SIGTERM or (signum == signal.SIGINT and self._terminal is None):
+        if self._asks_to_end(signum, typed=self._terminal is not None):
             self._note_request(signum)
 
     def _take(self, arrival: Arrival) -> bool:
@@ -76,7 +76,7 @@ class Supervision:
             has_it = self._has_it_already(arrival)
             if not has_it:
                 self._send(signal.SIGSTOP if signum in STOPPING and self._is_in_other_session() else signum)
-            if self._asks_to_end(signum, has_it and arrival.from_kernel):
+            if self._asks_to_end(signum, typed=has_it and arrival.from_kernel):
                 self._note_request(signum)
         return False
 
@@ -104,7 +104,7 @@ class Supervision:
         except ProcessLookupError:
             return None
 
-    def _asks_to_end(self, signum: int, typed: bool) -> bool:
+    def _asks_to_end(self, signum: int, *, typed: bool) -> bool:
         # Ctrl-C is a matter between terminal and command: shells and editors go on after it. SIGHUP may be a request
         # to reload, unless the terminal is really gone.
         if signum == signal.SIGHUP:
