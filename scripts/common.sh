@@ -32,15 +32,16 @@ install() {
     return 0
   fi
   say "apt-get install $packages"
-  # Servers are started by the tests themselves; they must not be started as services.
-  if [ ! -e "$policy" ]; then
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
-    chmod 755 "$policy"
-    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-  fi
-  apt-get update -q
-  # shellcheck disable=SC2086  # one word each
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages
+  ( # Servers are started by the tests themselves; they must not be started as services.
+    if [ ! -e "$policy" ]; then
+      printf '#!/bin/sh\nexit 101\n' >"$policy"
+      chmod 755 "$policy"
+      trap 'rm -f "$policy"' EXIT
+    fi
+    apt-get update -q
+    # shellcheck disable=SC2086  # one word each
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages
+  )
 }
 
 # venv EXTRAS makes .venv and installs the checkout into it, editable
