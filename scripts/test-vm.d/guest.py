@@ -15,6 +15,10 @@ class NotUp(Exception):
     """It did not come up, and why."""
 
 
+class NotProvisioned(Exception):
+    """It is up, and the working tree can't be installed there."""
+
+
 @dataclass(frozen=True)
 class Guest:
     """`before`: what ssh is to be run by, to be where the guest can be reached. `on`: a command that switches it on."""

@@ -11,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 from time import monotonic
 
-from guest import Guest, NotUp, say
+from guest import Guest, NotProvisioned, say
 
 WHO = ("root", "user", "linger", "outside")
 _SUITE = ["tests/vm/inside", "tests/contract", "tests/cli", "tests/kernel", "tests/daemons"]
@@ -59,7 +59,7 @@ def provision(guest: Guest, top: Path, took: dict[str, float]) -> None:
     ).stdout
     command = "mkdir -p /allgone && tar -xf - -C /allgone --no-same-owner && /allgone/vagrant/provision"
     if guest.run(command, input=tree).returncode != 0:
-        raise NotUp("it could not be provisioned")
+        raise NotProvisioned("vagrant/provision failed")
     took["provision"] = monotonic() - began
 
 
