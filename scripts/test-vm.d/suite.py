@@ -93,7 +93,7 @@ def _python(top: Path) -> Path:
 def bring_out(guest: Guest, results: Path) -> None:
     """junit files, the journal, and what the kernel said."""
     collect = (
-        f"cd {_OUT} 2>/dev/null || exit 0; journalctl --no-pager -o short-precise >journal.txt; dmesg >dmesg.txt; "
+        f"mkdir -p {_OUT} && cd {_OUT} || exit; journalctl --no-pager -o short-precise >journal.txt; dmesg >dmesg.txt; "
         "tar -cf - ."
     )
     try:

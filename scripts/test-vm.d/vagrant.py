@@ -36,8 +36,9 @@ def up(top: Path, box: Path, results: Path, took: dict[str, float]) -> Iterator[
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="test-vm-", dir="/var/tmp")))
         folder.chmod(0o711)  # libvirt's QEMU is another user
-        before = [] if os.path.isdir("/run/systemd/system") else stack.enter_context(_environment(top, folder, results))
+        before = [] if os.path.isdir("/run/systemd/system") else stack.enter_context(_environment(top, folder))
         console = folder / "console.log"
+        stack.callback(_keep, console, results)
         env = {"ALLGONE_BOX_DIR": str(box), "ALLGONE_DRIVER": driver, "ALLGONE_CONSOLE": str(console),
                "VAGRANT_CWD": str(top / "vagrant"), "VAGRANT_DOTFILE_PATH": str(folder / "dotfile"),
                "VAGRANT_HOME": str(folder / "home"), "VAGRANT_CHECKPOINT_DISABLE": "1", "HOME": "/root"}  # fmt: skip
@@ -64,8 +65,13 @@ def _entered(run: list[str], before: list[str], box: Path, console: Path) -> Gue
     return Guest(words["HostName"], int(words["Port"]), box / "id_rsa", console, before, on)
 
 
+def _keep(console: Path, results: Path) -> None:
+    if console.exists():
+        shutil.copy(console, results)
+
+
 @contextmanager
-def _environment(top: Path, folder: Path, results: Path) -> Iterator[list[str]]:
+def _environment(top: Path, folder: Path) -> Iterator[list[str]]:
     """A systemd of its own with a network of its own, and libvirtd in it. What a killed run left is removed first."""
     tool = str(top / "scripts/systemd-env")
     _remove_stale(tool)
