@@ -508,7 +508,7 @@ class Trial:
         os.kill(os.getpid(), signal.SIGSTOP)
         try:
             return self.live_on()
-        except (OSError, allgone.AllgoneError):
+        except (OSError, allgone.AllgoneError, allgone.GuardLostWarning):  # warnings are errors here
             return FAILED
 
     def live_from_a_second_start_on(self) -> int:
