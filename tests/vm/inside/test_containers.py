@@ -15,16 +15,6 @@ from support.machine import supervised
 PODMAN = """
 def podman(*options):
     return ["podman", "--log-level=error", "run", "--rm", "--network=none", *options, "--rootfs", sys.argv[1]]
-
-def asleep(where):
-    pids = [int(pid) for pid in os.listdir("/proc") if pid.isdigit()]
-    def words(pid):
-        try:
-            with open(f"/proc/{pid}/cmdline") as f:
-                return f.read()
-        except (FileNotFoundError, ProcessLookupError):
-            return ""
-    return [pid for pid in pids if "in-the-container" in words(pid)]
 """
 
 
