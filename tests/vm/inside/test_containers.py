@@ -11,26 +11,27 @@ from pathlib import Path
 import pytest
 from support.machine import supervised
 
-# Busybox is all that is in it.
 PODMAN = """
 def podman(*options):
-    return ["podman", "--log-level=error", "run", "--rm", "--network=none", *options, "--rootfs", sys.argv[1]]
+    return [*sys.argv[2:], "run", "--rm", "--network=none", *options, "--rootfs", sys.argv[1]]
 """
 
 
 @pytest.fixture
-def rootfs(tmp_path: Path) -> Iterator[Path]:
+def container(tmp_path: Path) -> Iterator[tuple[str | Path, ...]]:
+    """A root directory in which busybox is all there is, and a podman with nothing else in its books."""
     busybox = shutil.which("busybox")
     assert busybox
-    folder = tmp_path / "rootfs"
+    rootfs = tmp_path / "rootfs"
     for each in ("bin", "dev", "etc", "proc", "sys", "tmp", "run", "var/tmp"):
-        (folder / each).mkdir(parents=True)
-    shutil.copy(busybox, folder / "bin/sh")
+        (rootfs / each).mkdir(parents=True)
+    shutil.copy(busybox, rootfs / "bin/sh")
     os.chmod(tmp_path, 0o755)
-    # Rootless podman leaves a process behind for the next one. It was in a containment, and is gone with it.
-    subprocess.run(["podman", "system", "migrate"], check=True)
-    yield folder
-    subprocess.run(["podman", "rm", "--force", "--all", "--time=0"], check=True)  # what has left
+    books = [f"--{name}={tmp_path / name}" for name in ("root", "runroot", "tmpdir")]
+    podman = ("podman", "--log-level=error", *books)
+    yield (rootfs, *podman)
+    # What has left. Of containers that were ended without it podman complains, and forgets them.
+    subprocess.run([*podman, "rm", "--force", "--all", "--time=0"], check=False, capture_output=True)
 
 
 def test_a_tree_in_user_and_pid_namespaces_of_its_own_is_gone() -> None:
@@ -46,7 +47,7 @@ all_end(pidfds, 0)
     supervised(code)
 
 
-def test_a_container_that_podman_puts_below_us_is_gone_with_its_monitor(rootfs: Path) -> None:
+def test_a_container_that_podman_puts_below_us_is_gone_with_its_monitor(container: tuple[str | Path, ...]) -> None:
     code = (
         PODMAN
         + """
@@ -59,10 +60,10 @@ process.stop(allgone.StopPolicy(timeout_stop=0.5))
 all_end(pidfds, 0)
 """
     )
-    supervised(code, rootfs)
+    supervised(code, *container)
 
 
-def test_a_container_that_systemd_is_asked_to_put_elsewhere_has_left(rootfs: Path) -> None:
+def test_a_container_that_systemd_is_asked_to_put_elsewhere_has_left(container: tuple[str | Path, ...]) -> None:
     """What is promised is what stayed. Podman passes SIGTERM on to its container, or is gone before it could."""
     code = (
         PODMAN
@@ -76,4 +77,4 @@ assert not report.killed, report
 all_end(pidfds, 0)
 """
     )
-    supervised(code, rootfs)
+    supervised(code, *container)
