@@ -321,6 +321,19 @@ def test_the_tag_is_inherited_through_fork_setsid_and_exec(launcher: Launcher) -
     assert [int(word) for word in line[3:5]] == list(OWN_TAG)
 
 
+def test_a_command_of_a_supervisor_that_was_gone_before_the_tag_was_there_does_not_run(launcher: Launcher) -> None:
+    """Whoever has ended what it left has looked for the tag already."""
+    reader, writer = fds.pipe()
+    os.close(reader)
+    try:
+        options = {"tag": OWN_TAG}
+        with launcher.start(["echo", "ran"], status=writer, stdout=subprocess.PIPE, options=options) as process:
+            assert process.communicate()[0] == b""
+    finally:
+        os.close(writer)
+    assert process.returncode in (125, -signal.SIGPIPE)
+
+
 def test_without_a_tag_the_limit_stays(launcher: Launcher) -> None:
     with launcher.start(["cat"], stdin=subprocess.PIPE) as process:
         assert resource.prlimit(process.pid, RLIMIT_LOCKS) == resource.getrlimit(RLIMIT_LOCKS)

@@ -8,6 +8,7 @@ pass on an environment untouched (tests/unit/test_why_not_sh.py shows each).
 
 import os
 import resource
+import select
 import sys
 
 try:
@@ -44,6 +45,9 @@ def launch():
         stage = TAG
         if tag is not None:
             resource.setrlimit(10, tag)  # RLIMIT_LOCKS
+            if status is not None and is_unread(status):  # launcher.c, tag(), says why
+                stage, what = WAIT, b"before the command was started"
+                raise BrokenPipeError(EPIPE, "supervisor is gone")
         stage, what = ENTER, words[BEFORE + 1]
         if words[BEFORE + 1].startswith(b"+"):  # a directory to be born in: no clone3 here, so enter it
             cgroup = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=cgroup)
@@ -89,6 +93,12 @@ def execve(path, argv, environment):
     texts = [(ctypes.c_char_p * (len(each) + 1))(*each) for each in (argv, environment)]
     libc.execve(path, *texts)
     raise OSError(ctypes.get_errno(), "execve")
+
+
+def is_unread(pipe):
+    poller = select.poll()
+    poller.register(pipe, 0)
+    return bool(poller.poll(0))
 
 
 def report(status, stage, value):
