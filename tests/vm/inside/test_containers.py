@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def container(tmp_path: Path) -> tuple[str | Path, ...]:
         (rootfs / each).mkdir(parents=True)
     shutil.copy(busybox, rootfs / "bin/sh")
     os.chmod(tmp_path, 0o755)
-    books = [f"--{name}={tmp_path / name}" for name in ("root", "runroot", "tmpdir")]
+    runroot = tempfile.mkdtemp(dir="/tmp")  # of 50 characters at most; it goes with the guest
+    books = [f"--root={tmp_path / 'root'}", f"--runroot={runroot}", f"--tmpdir={tmp_path / 'tmpdir'}"]
     (tmp_path / "runtime").mkdir()  # where rootless podman notes the process that it leaves behind for its next run
     return (rootfs, "env", f"XDG_RUNTIME_DIR={tmp_path / 'runtime'}", "podman", "--log-level=error", *books)
 
