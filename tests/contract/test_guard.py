@@ -25,8 +25,11 @@ import allgone
 from allgone._linux import launcher
 
 DEAF = ["sh", "-c", "trap '' TERM INT HUP QUIT; sleep 1000 & echo ready; wait"]
-CAREFUL = [  # takes a moment to end, and says when it has
-    "sh", "-c", "trap 'echo heard; sleep 0.2; echo done; exit' TERM; echo ready; while :; do sleep 1000 & wait; done",
+# Takes a moment to end, and says when it has. What it waits for does not hear SIGTERM: it might be the first to get it,
+# and be started anew, too late for another.
+CAREFUL = [
+    "sh", "-c",
+    "trap '' TERM; sleep 1000 & trap 'echo heard; sleep 0.2; echo done; kill -KILL $!; exit' TERM; echo ready; wait",
 ]  # fmt: skip
 HARD_OF_HEARING = ["sh", "-c", "trap 'echo heard' TERM; echo ready; while :; do sleep 1000 & wait; done"]
 COLLEAGUES = [
