@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from allgone._core.containment import Backend as Backend
     from allgone._core.containment import Guarantees as Guarantees
     from allgone._core.policy import StopPolicy as StopPolicy
+    from allgone._core.report import Port as Port
     from allgone._core.report import Process as Process
     from allgone._core.report import Report as Report
     from allgone._core.report import Sent as Sent
+    from allgone._core.sockets import ListeningSocket as ListeningSocket
     from allgone._process.fixture import process_fixture as process_fixture
     from allgone._process.group import Group as Group
     from allgone._process.group import group as group
@@ -48,12 +50,14 @@ if TYPE_CHECKING:
     from allgone.errors import GuardLostWarning as GuardLostWarning
     from allgone.errors import NotReady as NotReady
     from allgone.errors import PlacementFailed as PlacementFailed
+    from allgone.errors import PortTaken as PortTaken
     from allgone.errors import Reason as Reason
     from allgone.errors import StopTimeout as StopTimeout
     from allgone.errors import SystemdError as SystemdError
     from allgone.errors import Unsupported as Unsupported
     from allgone.errors import WrongProcess as WrongProcess
     from allgone.ready import http as http
+    from allgone.ready import listening as listening
     from allgone.ready import log_line as log_line
     from allgone.ready import path_exists as path_exists
     from allgone.ready import tcp as tcp
@@ -64,7 +68,8 @@ _WHERE = {
     "allgone._backends.process_group": ("ProcessGroupBackend",),
     "allgone._core.containment": ("Backend", "Guarantees"),
     "allgone._core.policy": ("StopPolicy",),
-    "allgone._core.report": ("Process", "Report", "Sent"),
+    "allgone._core.report": ("Port", "Process", "Report", "Sent"),
+    "allgone._core.sockets": ("ListeningSocket",),
     "allgone._process.fixture": ("process_fixture",),
     "allgone._process.group": ("Group", "group"),
     "allgone._process.output": ("capture",),
@@ -72,9 +77,10 @@ _WHERE = {
     "allgone._process.run": ("CompletedProcess", "call", "check_call", "check_output", "run"),
     "allgone.errors": (
         "AllgoneError", "BackendUnavailable", "EscapedProcessWarning", "ExitedBeforeReady", "GuardLostWarning",
-        "NotReady", "PlacementFailed", "Reason", "StopTimeout", "SystemdError", "Unsupported", "WrongProcess",
+        "NotReady", "PlacementFailed", "PortTaken", "Reason", "StopTimeout", "SystemdError", "Unsupported",
+        "WrongProcess",
     ),
-    "allgone.ready": ("http", "log_line", "path_exists", "tcp"),
+    "allgone.ready": ("http", "listening", "log_line", "path_exists", "tcp"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 

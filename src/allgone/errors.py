@@ -6,6 +6,7 @@ All derive from `AllgoneError` and from the standard class that a caller would c
 
 from __future__ import annotations
 
+from errno import EADDRINUSE
 from typing import NamedTuple
 
 
@@ -86,6 +87,28 @@ class ExitedBeforeReady(AllgoneError, RuntimeError):
 
     def __str__(self) -> str:
         return _with_tail(str(self.args[0]), self.tail)
+
+
+class PortTaken(AllgoneError, OSError):
+    """Somebody else listens where ``ready=listening(…)`` waits for the process to. Nothing was started, or all of it
+    has been stopped. ``errno`` is EADDRINUSE.
+
+    `holders` are the processes that hold the socket (`Process`; none where this user may not see them), `containment`
+    says which one of allgone's they are in ("" if in none).
+    """
+
+    def __init__(self, address: str, holders: tuple[object, ...], containment: str, by: str) -> None:
+        super().__init__(EADDRINUSE, f"{address} is taken {by}")
+        self.address = address
+        self.holders = holders
+        self.containment = containment
+        self._by = by
+
+    def __reduce__(self) -> tuple[type[PortTaken], tuple[str, tuple[object, ...], str, str]]:
+        return type(self), (self.address, self.holders, self.containment, self._by)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class StopTimeout(AllgoneError, TimeoutError):

@@ -11,6 +11,9 @@ import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from allgone._core.sockets import Wanted
     from allgone._process.output import Output
 
 _PROBE_TIMEOUT = 1.0  # seconds that one connection attempt may take
@@ -48,6 +51,29 @@ def http(url: str) -> Probe:
     if not isinstance(url, str) or not url.startswith(("http://", "https://")):
         raise ValueError(f"url must start with http:// or https://, not {url!r}")
     return _Http(url)
+
+
+def listening(port: int | str | os.PathLike[str], host: str | None = None, proto: str = "tcp") -> Probe:
+    """Ready when the process, or what it started, listens on `port`: a number, or the path of a unix socket.
+
+    Nobody connects: the kernel is asked (sock_diag(7)) which sockets listen, and the answer counts only if the socket
+    was made in the process's own cgroup or is held by one of its own processes. So a stale server at the same port is
+    not mistaken for it: `PortTaken` names who holds the port, before anything is started.
+
+    host
+        The address that it must be reached by, as a number or a name: ``"127.0.0.1"`` is also reached through a
+        socket at 0.0.0.0, and one at :: unless that takes IPv6 only. Default: any.
+    proto
+        ``"tcp"`` or ``"udp"``; for a path it is ``"unix"``, and ``"@name"`` is an abstract socket (unix(7)).
+
+    >>> listening(8000)
+    listening('tcp port 8000')
+
+    Raises ValueError for a port outside 1 to 65535 or another protocol, `socket.gaierror` for an unknown host.
+    """
+    from allgone._process.listening import wanted
+
+    return Listening(wanted(port, host, proto))
 
 
 def log_line(regex: str) -> Probe:
@@ -109,6 +135,26 @@ class _Http:
         return f"http({self._url!r})"
 
 
+class Listening:
+    reads_output = False
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+
+    def before_start(self, keywords: Mapping[str, Any]) -> None:
+        from allgone._process import listening
+
+        stdin = keywords.get("stdin")
+        passed = [*keywords.get("pass_fds", ()), *([stdin] if isinstance(stdin, int) and stdin >= 0 else [])]
+        listening.check_free(self._wanted, passed)
+
+    def __call__(self, process: Any, output: Output) -> bool:
+        return bool(process.is_listening(self._wanted))
+
+    def __repr__(self) -> str:
+        return f"listening({str(self._wanted)!r})"
+
+
 class _LogLine:
     reads_output = True
 
@@ -168,7 +214,7 @@ class _Callable:
 
 def probe(ready: object) -> Probe | None:
     """The probe for a fixture's ``ready=``. Raises TypeError for what can't be called."""
-    if ready is None or isinstance(ready, (_Tcp, _Http, _LogLine, _PathExists)):
+    if ready is None or isinstance(ready, (_Tcp, _Http, Listening, _LogLine, _PathExists)):
         return ready
     if not callable(ready):
         raise TypeError(f"ready must be a probe or a callable, not {type(ready).__name__}")

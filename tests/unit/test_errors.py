@@ -9,7 +9,7 @@ import pickle
 import pytest
 
 import allgone
-from allgone import errors
+from allgone import Process, errors
 
 REASONS = (errors.Reason("the cgroup given (/x)", "no such directory", "create it"), errors.Reason("b", "c", ""))
 EXAMPLES = [
@@ -18,6 +18,7 @@ EXAMPLES = [
     (errors.Unsupported("freeze: only the cgroup backend can"), NotImplementedError),
     (errors.WrongProcess("1-true was started by process 7"), RuntimeError),
     (errors.PlacementFailed(errno.EACCES, "Permission denied", "/sys/fs/cgroup/x", "do y"), OSError),
+    (errors.PortTaken("tcp 0.0.0.0:80", (Process(7, "x"),), "containment 1-x", "by x (pid 7)"), OSError),
     (errors.NotReady("not ready in 3 s", "last\nlines"), TimeoutError),
     (errors.ExitedBeforeReady("it ended", 3, "last\nlines"), RuntimeError),
     (errors.SystemdError("no such unit", "org.freedesktop.systemd1.NoSuchUnit"), RuntimeError),
@@ -38,6 +39,9 @@ def details(error: BaseException) -> dict[str, object]:
         "tail",
         "returncode",
         "survivors",
+        "holders",
+        "containment",
+        "address",
         "dbus_name",
     )
     return {name: getattr(error, name) for name in names if hasattr(error, name)}

@@ -87,6 +87,7 @@ def test_a_tag_is_inherited_through_fork_setsid_and_exec() -> None:
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
+        process.wait()  # the one that forked
         grandchild = [pid for pid in processes.all_pids() if processes.limits(pid) == tag and processes.is_alive(pid)]
         assert len(grandchild) == 1
         assert os.getsid(grandchild[0]) != os.getsid(0)

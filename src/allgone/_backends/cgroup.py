@@ -149,6 +149,9 @@ class CgroupContainment:
     def members(self) -> frozenset[int]:
         return frozenset() if self.gone else frozenset(cgroupfs.all_procs(self._folder))
 
+    def cgroup_ids(self) -> frozenset[int]:
+        return frozenset() if self.gone else frozenset(cgroupfs.ids(self._folder))
+
     def escapees(self) -> frozenset[int]:
         return frozenset()
 

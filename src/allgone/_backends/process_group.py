@@ -137,6 +137,9 @@ class ProcessGroupContainment:
         found = processes.limits(pid)
         return found is not None and self._tag.marks(found)
 
+    def cgroup_ids(self) -> frozenset[int]:
+        return frozenset()
+
     def escapees(self) -> frozenset[int]:
         outside = (pid for pid in processes.all_pids() if self._is_tagged(pid) and not self._is_inside(pid))
         own = frozenset(

@@ -93,6 +93,10 @@ class Containment(Protocol):
         """Pids of the live members, those of nested containments and cgroups included."""
         ...
 
+    def cgroup_ids(self) -> frozenset[int]:
+        """The ids of its cgroups, by which the kernel marks the sockets that are made in them; none if it has none."""
+        ...
+
     def escapees(self) -> frozenset[int]:
         """Pids of live descendants known to be outside. Always empty where `guarantees.escape_proof`."""
         ...

@@ -14,9 +14,28 @@ class Process:
     name: str = "?"
     command: str = ""
     user: str = ""
+    parent: int = 0  # pid; 0 where it is not known
+    started: float | None = None  # seconds since 1970
 
     def __str__(self) -> str:
         return f"{self.name} (pid {self.pid})"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """What a containment listened on when its stop began (as `ListeningSocket`), and whether that was free after it.
+
+    It is not where a process outside was given the socket, and holds it still.
+    """
+
+    proto: str
+    address: str
+    port: int | None
+    released: bool
+
+    def __str__(self) -> str:
+        where = self.address if self.port is None else f"{self.address} port {self.port}"
+        return f"{self.proto} {where}" + ("" if self.released else " (still held)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +76,9 @@ class Report:
         Processes that left a process-group containment; with ``sweep=True`` they were killed as well.
     duration
         Seconds from the beginning of the stop to its end.
+    ports
+        What it listened on, and whether that was released; None unless somebody asked before the stop, by
+        ``ready=listening(…)`` or `Popen.listening`.
     ended_from_outside
         Who or what else stopped or killed it, such as ``systemctl stop`` of its scope; "" if nobody did.
     """
@@ -71,6 +93,7 @@ class Report:
     escapees: tuple[Process, ...]
     duration: float
     ended_from_outside: str = ""
+    ports: tuple[Port, ...] | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The report as JSON-serialisable values.
@@ -91,6 +114,8 @@ class Report:
         ):
             if who:
                 lines.append(f"  {title}: " + ", ".join(map(str, who[:8])) + (", …" if len(who) > 8 else ""))
+        if self.ports:
+            lines.append("  listened on: " + ", ".join(map(str, self.ports)))
         if self.ended_from_outside:
             lines.append(f"  ended from outside: {self.ended_from_outside}")
         lines += [f"  sent {sent}" for sent in self.sent if sent.signum != signal.SIGCONT]

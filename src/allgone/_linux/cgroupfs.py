@@ -181,6 +181,18 @@ def all_procs(folder: str) -> set[int]:
         return set().union(*map(procs, folders))
 
 
+def ids(folder: str) -> set[int]:
+    """The kernel's ids of the cgroup and all below it: their inode numbers."""
+    found = set()
+    with below(folder) as folders:
+        for each in folders:
+            try:
+                found.add(os.stat(each).st_ino)
+            except FileNotFoundError:
+                continue
+    return found
+
+
 def has_kill(folder: str) -> bool:
     """Whether the kernel has cgroup.kill (5.14)."""
     return os.path.exists(folder + "/cgroup.kill")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -74,11 +75,18 @@ class Stat(NamedTuple):
     state: str
     ppid: int
     threads: int
+    ticks: int  # from the machine's start to its own
 
     @property
     def alive(self) -> bool:
         """False for a zombie; one whose other threads still run is alive (its main thread called pthread_exit)."""
         return self.state not in "ZX" or self.threads > 1
+
+    @property
+    def started(self) -> float:
+        """Seconds since 1970, as good as a tick, a hundredth of a second mostly."""
+        booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        return round(booted + self.ticks / os.sysconf("SC_CLK_TCK"), 2)
 
 
 def stat(pid: int) -> Stat | None:
@@ -90,7 +98,7 @@ def stat(pid: int) -> Stat | None:
         return None
     comm, rest = text[text.index(b"(") + 1 :].rsplit(b")", 1)
     fields = rest.split()
-    return Stat(comm.decode("utf-8", "replace"), fields[0].decode(), int(fields[1]), int(fields[17]))
+    return Stat(comm.decode("utf-8", "replace"), fields[0].decode(), int(fields[1]), int(fields[17]), int(fields[19]))
 
 
 def is_alive(pid: int) -> bool:
@@ -164,11 +172,10 @@ def named(pids: Iterable[int], most: int = 64) -> tuple[Process, ...]:
 
 
 def _named(pid: int) -> Process:
-    try:
-        name = _read(f"/proc/{pid}/comm").decode("utf-8", "replace").rstrip("\n")
-    except (FileNotFoundError, ProcessLookupError):
+    found = stat(pid)
+    if found is None:
         return Process(pid)
-    return Process(pid, name, command(pid))
+    return Process(pid, found.comm, command(pid), parent=found.ppid, started=found.started)
 
 
 def words(pid: int) -> list[str]:
@@ -204,7 +211,9 @@ def _described(pid: int) -> Process:
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            return Process(pid, process.name(), _shown(process.cmdline()), process.username())
+            name, command, user = process.name(), _shown(process.cmdline()), process.username()
+        found = stat(pid)
+        return Process(pid) if found is None else Process(pid, name, command, user, found.ppid, found.started)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return _named(pid)
 

@@ -8,22 +8,35 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allgone import ready as readiness
 from allgone._process import reporting
 from allgone._process.output import MemoryOutput, Output, capture, opened
 from allgone._process.popen import Popen
-from allgone.errors import ExitedBeforeReady, NotReady
+from allgone.errors import ExitedBeforeReady, NotReady, PortTaken
 
 # Between two looks of a probe that has no event: quick at first, for most servers take a few milliseconds.
 _FIRST_LOOK, _SLOWEST_LOOK = 0.001, 0.05
+
+if TYPE_CHECKING:
+    from allgone._core.sockets import Wanted
 
 
 class FixtureProcess(Popen):
     """The process of a `process_fixture`: a `Popen` that also knows its output."""
 
     _output: Output = Output()
+
+    def is_listening(self, wanted: Wanted) -> bool:
+        """Whether one of its own processes is. Raises `PortTaken` if somebody else's is instead."""
+        from allgone._process import listening
+
+        self._ports_matter = True
+        looked = listening.look(self._containment, wanted)
+        if not looked.ours:
+            listening.refuse(looked.others, self.members() | self.escapees())
+        return bool(looked.ours)
 
     def output(self) -> str:
         """What was captured so far (``output=capture()``), or the end of the output file; "" where it is inherited."""
@@ -42,7 +55,8 @@ def process_fixture(
     """Start a process, wait until it is ready, and stop it with all that it started when the block is left.
 
     ready
-        `tcp(port)`, `http(url)`, `log_line(regex)`, `path_exists(path)`, or any callable (see `allgone.ready`).
+        `listening(port)`, `tcp(port)`, `http(url)`, `log_line(regex)`, `path_exists(path)`, or any callable (see
+        `allgone.ready`).
     ready_timeout
         Seconds after which `NotReady` is raised, everything stopped.
     output
@@ -57,7 +71,8 @@ def process_fixture(
     >>> proc.returncode
     -15
 
-    Raises `NotReady`, `ExitedBeforeReady` (both with the end of the output), `StopTimeout`, and what `Popen` raises.
+    Raises `NotReady`, `ExitedBeforeReady` (both with the end of the output), `PortTaken`, `StopTimeout`, and what
+    `Popen` raises.
     """
     probe = readiness.probe(ready)
     timeout = _checked_timeout(ready_timeout)
@@ -65,6 +80,8 @@ def process_fixture(
         raise TypeError(f"{taken.pop()}= is what output= sets")
     sink = opened(output, wanted=probe is not None and probe.reads_output)
     try:
+        if isinstance(probe, readiness.Listening):
+            probe.before_start(keywords)
         if probe is not None and probe.reads_output and not sink.readable:
             raise ValueError(f"{probe} reads the output, which output={output!r} does not keep")
         keywords.setdefault("stdin", subprocess.DEVNULL)
@@ -105,6 +122,8 @@ def _wait_until_ready(process: FixtureProcess, probe: readiness.Probe, output: O
             if probe(process, output):
                 return
             said: OSError | None = None
+        except PortTaken:
+            raise
         except OSError as e:
             said = e
         if ended:

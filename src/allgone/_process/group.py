@@ -6,7 +6,7 @@ import functools
 import itertools
 import os
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allgone._backends import choose
 from allgone._backends.choose import BackendName
@@ -17,6 +17,9 @@ from allgone._core.report import Report
 from allgone._process import driver, reporting
 from allgone._process.popen import Popen
 from allgone.errors import WrongProcess
+
+if TYPE_CHECKING:
+    from allgone._core.sockets import ListeningSocket
 
 
 class Group:
@@ -48,6 +51,7 @@ class Group:
         self._policy = policy_or(policy, DEFAULT)
         made_by = choose.backend(backend, sweep=sweep, guard=guard)
         self._report: Report | None = None
+        self._ports_matter = False
         self._processes: list[Popen] = []
         self._numbers = itertools.count(1)
         driver.will_use(made_by)
@@ -91,6 +95,15 @@ class Group:
         """Pids of all live processes in the group."""
         return self._containment.members()
 
+    def listening(
+        self, port: int | str | None = None, host: str | None = None, proto: str | None = None
+    ) -> tuple[ListeningSocket, ...]:
+        """As `Popen.listening`, of all processes of the group."""
+        from allgone._process import listening  # pyroute2 behind it takes a tenth of a second to import
+
+        self._ports_matter = True
+        return listening.of(self._containment, listening.wanted(port, host, proto))
+
     def signal_all(self, signum: int) -> frozenset[int]:
         """Send to every member; returns the pids reached."""
         self._check_owner()
@@ -103,7 +116,9 @@ class Group:
             leaders = [leader for process in self._processes for leader in process._leaders()]
             policy = policy_or(policy, self._policy)
             stop = functools.partial(driver.stop, self._containment, leaders, policy)
-            return reporting.reported(self._containment, leaders, stop, self._settled, self._keep)
+            return reporting.reported(
+                self._containment, leaders, stop, self._settled, self._keep, ports=self._ports_matter
+            )
         return self._report
 
     def _keep(self, report: Report) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allgone._backends import cgroup_base, choose
 from allgone._backends.choose import BackendName
@@ -26,6 +26,9 @@ from allgone._process import driver, reporting
 from allgone._process.communicate import Exchange
 from allgone._process.spawn_arguments import argv_of, check_process_group, entered_first, named, passed, scope_of
 from allgone.errors import PlacementFailed, WrongProcess
+
+if TYPE_CHECKING:
+    from allgone._core.sockets import ListeningSocket
 
 
 class Popen(subprocess.Popen[Any]):
@@ -82,6 +85,7 @@ class Popen(subprocess.Popen[Any]):
         self._policy = _checked_policy(policy) or DEFAULT
         self._report: Report | None = None
         self._child: Child | None = None
+        self._ports_matter = False
         self._sent: set[int] = set()  # signals: the leader's end by one of these was our doing
         scope = scope_of(unit, slice, description, properties, policy)
         if _within is not None:
@@ -207,6 +211,24 @@ class Popen(subprocess.Popen[Any]):
         """Pids of live descendants that left the containment; with cgroup there are none."""
         return self._containment.escapees()
 
+    def listening(
+        self, port: int | str | None = None, host: str | None = None, proto: str | None = None
+    ) -> tuple[ListeningSocket, ...]:
+        """The listening sockets that belong to this process and what it started: at the port (or a unix socket's path)
+        and host, if given, of the protocol, if given. See `allgone.listening` for how they are told from others'.
+
+        >>> with Popen(["sleep", "1000"]) as proc:
+        ...     proc.listening()
+        ...     proc.kill()
+        ()
+
+        Raises ValueError and TypeError for what makes no sense, OSError where the kernel does not say.
+        """
+        from allgone._process import listening  # pyroute2 behind it takes a tenth of a second to import
+
+        self._ports_matter = True
+        return listening.of(self._containment, listening.wanted(port, host, proto))
+
     # Waiting: the leader is looked at without reaping it, for its number may still be needed
 
     def poll(self) -> int | None:
@@ -313,7 +335,9 @@ class Popen(subprocess.Popen[Any]):
             policy = _checked_policy(policy) or self._policy
             leaders = self._leaders()
             stop = functools.partial(driver.stop, self._containment, leaders, policy, carry_out)
-            return reporting.reported(self._containment, leaders, stop, self._settled, self._keep, self._sent)
+            return reporting.reported(
+                self._containment, leaders, stop, self._settled, self._keep, self._sent, ports=self._ports_matter
+            )
         return self._report
 
     def _keep(self, report: Report) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from allgone._core.callers import level_outside
 from allgone._core.containment import Containment, Leader
@@ -12,6 +14,9 @@ from allgone._core.report import Process, Report
 from allgone._core.stop import Outcome
 from allgone._linux import processes
 from allgone.errors import EscapedProcessWarning
+
+if TYPE_CHECKING:
+    from allgone._process.listening import Held
 
 _LOOKS = 20  # at an escapee that hops from process to process
 
@@ -23,10 +28,12 @@ def reported(
     settle: Callable[[], int | None],
     keep: Callable[[Report], None],
     sent_before: Collection[int] = (),
+    *,
+    ports: bool = False,
 ) -> Report:
     """Call `stop`, then `settle` (it returns the return code), and say what happened: to `keep`, and to the caller.
 
-    `sent_before` are signals that we have sent before the stop.
+    `sent_before` are signals that we have sent before the stop; `ports`: say which it held, too.
 
     Warns of escapees that are still alive (`EscapedProcessWarning`). Raises `StopTimeout`.
     """
@@ -36,6 +43,7 @@ def reported(
     left_before = frozenset() if gone else containment.escapees()
     seen = {p.pid: p for p in (*processes.named(containment.members()), *processes.described(left_before))}
     members = tuple(p for pid, p in seen.items() if pid not in left_before)
+    held = _held(containment) if ports and not gone else None
     outcome = Outcome(began) if gone else stop()
     if outcome.left_running:
         containment.release()
@@ -56,12 +64,20 @@ def reported(
         duration=time.monotonic() - began,
         ended_from_outside=_ended_from_outside(containment, returncode, sent_before if ended_before else sent),
     )
+    if held is not None:
+        report = replace(report, ports=held.now())
     keep(report)
     if containment.gone:
         containment.close()
     if alive:
         _warn(report, alive)  # which may raise, where warnings are errors: the stop is done by then
     return report
+
+
+def _held(containment: Containment) -> Held:
+    from allgone._process.listening import Held  # which needs pyroute2
+
+    return Held(containment)
 
 
 def _ended_from_outside(containment: Containment, returncode: int | None, sent: Collection[int]) -> str:
