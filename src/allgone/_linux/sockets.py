@@ -44,8 +44,10 @@ class Namespace:
         if fd is not None:
             os.close(fd)
 
-    def listening(self, wanted: Wanted, *, cgroups: Collection[int] = ()) -> list[Found]:
-        """The listening sockets that are wanted; made in one of the cgroups, if any are given.
+    def listening(
+        self, wanted: Wanted, *, cgroups: Collection[int] = (), only: Collection[int] | None = None
+    ) -> list[Found]:
+        """The listening sockets that are wanted; made in one of the cgroups, if any are given; of the inodes `only`.
 
         Where we may not enter the namespace (that takes CAP_SYS_ADMIN over it), no unix sockets, and whatever cgroups.
 
@@ -55,7 +57,7 @@ class Namespace:
         if not self._is_own and self._fd is None:
             return []  # gone, with all who lived in it
         try:
-            return _in_a_thread(lambda: _listening(wanted, cgroups, self._fd))
+            return _in_a_thread(lambda: _listening(wanted, cgroups, only, self._fd))
         except PermissionError:
             if self._is_own:
                 raise
@@ -89,15 +91,17 @@ def _opened(pids: Iterable[int]) -> int | None:
     return None
 
 
-def _listening(wanted: Wanted, cgroups: Collection[int], namespace: int | None) -> list[Found]:
+def _listening(
+    wanted: Wanted, cgroups: Collection[int], only: Collection[int] | None, namespace: int | None
+) -> list[Found]:
     if namespace is not None:
         _enter(namespace)
     found = []
     for proto in (wanted.proto,) if wanted.proto else PROTOS:
         if proto == "unix":
-            found += _unix(wanted.path)
+            found += _unix(wanted.path, only)
         else:
-            found += _inet(proto, wanted.port or 0, cgroups)
+            found += _inet(proto, wanted.port or 0, cgroups, only)
     return [each for each in found if wanted.is_met_by(each)]
 
 
@@ -152,7 +156,7 @@ def _enter(namespace: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _inet(proto: str, port: int, cgroups: Collection[int]) -> list[Found]:
+def _inet(proto: str, port: int, cgroups: Collection[int], only: Collection[int] | None) -> list[Found]:
     from pyroute2.netlink.diag import inet_diag_req
 
     class Request(inet_diag_req):  # type: ignore[misc]  # untyped
@@ -165,7 +169,7 @@ def _inet(proto: str, port: int, cgroups: Collection[int]) -> list[Found]:
         request["idiag_states"], request["idiag_sport"] = _STATES[proto], port
         if cgroups:
             request["attrs"] = [("INET_DIAG_REQ_BYTECODE", _made_in(cgroups))]
-        found += _dump(request, lambda data, at, end: _inet_message(proto, data, at, end))
+        found += _dump(request, lambda data, at, end: _inet_message(proto, only, data, at, end))
     return found
 
 
@@ -180,14 +184,14 @@ def _made_in(cgroups: Collection[int]) -> bytes:
     return code
 
 
-def _unix(path: str | None) -> list[Found]:
+def _unix(path: str | None, only: Collection[int] | None) -> list[Found]:
     from pyroute2.netlink.diag import UDIAG_SHOW_NAME, UDIAG_SHOW_VFS, unix_diag_req
 
     request = unix_diag_req()
     request["sdiag_family"], request["udiag_states"] = AF_UNIX, _STATES["unix"]
     request["udiag_show"] = UDIAG_SHOW_NAME | UDIAG_SHOW_VFS
     file = _file_at(path)
-    return _dump(request, lambda data, at, end: _unix_message(path, file, data, at, end))
+    return _dump(request, lambda data, at, end: _unix_message(path, file, only, data, at, end))
 
 
 def _file_at(path: str | None) -> tuple[int, int] | None:
@@ -211,17 +215,21 @@ def _dump(request: Any, decode: Callable[[bytes, int, int], Found | None]) -> li
 
     found = []
 
-    def message(data: bytes, at: int, length: int) -> dict[str, Any]:
+    def message(data: bytes, at: int, length: int) -> dict[str, Any] | None:
         kind, flags, sequence = struct.unpack_from("=HHI", data, at + 4)
         refused = None
-        if kind == _ERROR and (number := -struct.unpack_from("=i", data, at + 16)[0]):
+        if kind == _ERROR:
+            number = -struct.unpack_from("=i", data, at + 16)[0]
             refused = OSError(number, os.strerror(number), "sock_diag")
-        elif kind not in (_ERROR, _DONE) and (each := decode(data, at + 16, at + length)) is not None:
-            found.append(each)
+        elif kind != _DONE:
+            if (each := decode(data, at + 16, at + length)) is not None:
+                found.append(each)
+            if at > 0:
+                return None  # pyroute2 need not pass on more than one of each buffer: none would mean the end
         return {"header": {"type": kind, "flags": flags, "sequence_number": sequence, "error": refused}}
 
     class Marshal(MarshalDiag):  # type: ignore[misc]  # untyped
-        def get_parser(self, *_: object) -> Callable[[bytes, int, int], dict[str, Any]]:
+        def get_parser(self, *_: object) -> Callable[[bytes, int, int], dict[str, Any] | None]:
             return message
 
     with DiagSocket() as diag:
@@ -232,13 +240,13 @@ def _dump(request: Any, decode: Callable[[bytes, int, int], Found | None]) -> li
     return found
 
 
-def _inet_message(proto: str, data: bytes, at: int, end: int) -> Found | None:
-    family = data[at]
-    (port,) = struct.unpack_from("!H", data, at + 4)
-    if port == 0:  # a UDP socket that is bound to nothing
-        return None
-    address = inet_ntop(family, data[at + 8 : at + (12 if family == AF_INET else 24)])
+def _inet_message(proto: str, only: Collection[int] | None, data: bytes, at: int, end: int) -> Found | None:
     uid, inode = struct.unpack_from("=II", data, at + 64)
+    (port,) = struct.unpack_from("!H", data, at + 4)
+    if port == 0 or (only is not None and inode not in only):  # 0: a UDP socket that is bound to nothing
+        return None
+    family = data[at]
+    address = inet_ntop(family, data[at + 8 : at + (12 if family == AF_INET else 24)])
     cgroup, only_v6 = None, False
     for kind, value in _attributes(data, at + 72, end):
         if kind == _CGROUP_ID:
@@ -248,9 +256,13 @@ def _inet_message(proto: str, data: bytes, at: int, end: int) -> Found | None:
     return Found(ListeningSocket(proto, address, port), inode, cgroup, only_v6, uid)
 
 
-def _unix_message(path: str | None, file: tuple[int, int] | None, data: bytes, at: int, end: int) -> Found | None:
+def _unix_message(
+    path: str | None, file: tuple[int, int] | None, only: Collection[int] | None, data: bytes, at: int, end: int
+) -> Found | None:
     kind, state = data[at + 1], data[at + 2]
     (inode,) = struct.unpack_from("=I", data, at + 4)
+    if only is not None and inode not in only:
+        return None
     attributes = dict(_attributes(data, at + 16, end))
     name = attributes.get(_UNIX_NAME, b"")
     if not name or (state == _CLOSE and kind != SOCK_DGRAM):  # a stream that is bound, and does not listen

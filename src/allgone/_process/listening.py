@@ -73,11 +73,8 @@ def look(containment: Containment, wanted: Wanted) -> Look:
 
 
 def _look_in(place: sockets.Namespace, wanted: Wanted, cgroups: frozenset[int], looked: Look) -> None:
-    any_port = wanted.port is None and wanted.path is None and wanted.proto != "unix"
-    if any_port and 0 < len(cgroups) < _MOST_IN_A_FILTER:
-        found = _without_the_others(place, wanted, cgroups)
-    else:
-        found = place.listening(wanted)
+    any_port = wanted.port is None and wanted.path is None
+    found = _without_the_others(place, wanted, cgroups) if any_port else place.listening(wanted)
     rest: list[Found] = []
     for each in found:
         (looked.ours if each.cgroup in cgroups else rest).append(each)
@@ -91,12 +88,12 @@ def _look_in(place: sockets.Namespace, wanted: Wanted, cgroups: frozenset[int], 
 def _without_the_others(place: sockets.Namespace, wanted: Wanted, cgroups: frozenset[int]) -> list[Found]:
     """All that members listen on: the kernel picks what their cgroups made, from among the thousands that there may be
     on a machine. Only if they hold other sockets as well is all looked through."""
-    inet = [
-        place.listening(Wanted(proto), cgroups=cgroups) for proto in ("tcp", "udp") if wanted.proto in (None, proto)
-    ]
-    made = [each for found in inet for each in found]
-    held, _ = sockets.inodes(place.pids)
-    return made if held <= {each.inode for each in made} else place.listening(wanted)
+    made: list[Found] = []
+    if 0 < len(cgroups) < _MOST_IN_A_FILTER:
+        for proto in {"tcp", "udp"} & {wanted.proto or "tcp", wanted.proto or "udp"}:
+            made += place.listening(Wanted(proto), cgroups=cgroups)
+    held = sockets.inodes(place.pids)[0] - {each.inode for each in made}
+    return made + place.listening(wanted, only=held) if held else made
 
 
 def of(containment: Containment, wanted: Wanted) -> tuple[ListeningSocket, ...]:
