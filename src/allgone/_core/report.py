@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from dataclasses import asdict, dataclass
 
+from allgone._core.genealogy import Genealogy
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -59,6 +61,8 @@ class Report:
         Seconds from the beginning of the stop to its end.
     ended_from_outside
         Who or what else stopped or killed it, such as ``systemctl stop`` of its scope; "" if nobody did.
+    genealogy
+        With ``trace=True``: who started whom, ran what, when, and ended how.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Report:
     escapees: tuple[Process, ...]
     duration: float
     ended_from_outside: str = ""
+    genealogy: Genealogy | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The report as JSON-serialisable values.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from allgone._core.report import Process
@@ -182,7 +182,15 @@ def words(pid: int) -> list[str]:
 
 def command(pid: int) -> str:
     """Its command for people to read; "" if it is gone."""
-    return _shown(words(pid))
+    return shown(words(pid))
+
+
+def command_or_name(pid: int) -> str:
+    """Its command; of a zombie its name; "" where that can't be read (any more), for whatever reason."""
+    try:
+        return command(pid) or _read(f"/proc/{pid}/comm").decode("utf-8", "replace").rstrip("\n")
+    except OSError:  # gone; hidden from us (hidepid=); or no fds left, of no concern to who only wants to know
+        return ""
 
 
 def _read(path: str) -> bytes:
@@ -204,12 +212,13 @@ def _described(pid: int) -> Process:
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            return Process(pid, process.name(), _shown(process.cmdline()), process.username())
+            return Process(pid, process.name(), shown(process.cmdline()), process.username())
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return _named(pid)
 
 
-def _shown(words: list[str]) -> str:
+def shown(words: Sequence[str]) -> str:
+    """The words of a command for people to read, not too long."""
     text = " ".join(words)
     return text if len(text) <= 200 else text[:199] + "…"
 

@@ -11,6 +11,7 @@ from allgone._core.containment import Containment, Leader
 from allgone._core.report import Process, Report
 from allgone._core.stop import Outcome
 from allgone._linux import processes
+from allgone._process import tracing
 from allgone.errors import EscapedProcessWarning
 
 _LOOKS = 20  # at an escapee that hops from process to process
@@ -23,6 +24,7 @@ def reported(
     settle: Callable[[], int | None],
     keep: Callable[[Report], None],
     sent_before: Collection[int] = (),
+    trace: tracing.Trace | None = None,
 ) -> Report:
     """Call `stop`, then `settle` (it returns the return code), and say what happened: to `keep`, and to the caller.
 
@@ -55,6 +57,7 @@ def reported(
         escapees=_known(left_before | alive.keys(), seen),
         duration=time.monotonic() - began,
         ended_from_outside=_ended_from_outside(containment, returncode, sent_before if ended_before else sent),
+        genealogy=tracing.at_stop(trace, over=containment.gone),
     )
     keep(report)
     if containment.gone:
