@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from dataclasses import asdict, dataclass
 
+from allgone._core.genealogy import Genealogy
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -81,6 +83,8 @@ class Report:
         ``ready=listening(…)`` or `Popen.listening`.
     ended_from_outside
         Who or what else stopped or killed it, such as ``systemctl stop`` of its scope; "" if nobody did.
+    genealogy
+        With ``trace=True``: who started whom, ran what, when, and ended how.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Report:
     duration: float
     ended_from_outside: str = ""
     ports: tuple[Port, ...] | None = None
+    genealogy: Genealogy | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The report as JSON-serialisable values.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from allgone._core.report import Process
@@ -189,7 +189,15 @@ def words(pid: int) -> list[str]:
 
 def command(pid: int) -> str:
     """Its command for people to read; "" if it is gone."""
-    return _shown(words(pid))
+    return shown(words(pid))
+
+
+def command_or_name(pid: int) -> str:
+    """Its command; of a zombie its name; "" where that can't be read (any more), for whatever reason."""
+    try:
+        return command(pid) or _read(f"/proc/{pid}/comm").decode("utf-8", "replace").rstrip("\n")
+    except OSError:  # gone; hidden from us (hidepid=); or no fds left, of no concern to who only wants to know
+        return ""
 
 
 def _read(path: str) -> bytes:
@@ -211,14 +219,15 @@ def _described(pid: int) -> Process:
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            name, command, user = process.name(), _shown(process.cmdline()), process.username()
+            name, command, user = process.name(), shown(process.cmdline()), process.username()
         found = stat(pid)
         return Process(pid) if found is None else Process(pid, name, command, user, found.ppid, found.started)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return _named(pid)
 
 
-def _shown(words: list[str]) -> str:
+def shown(words: Sequence[str]) -> str:
+    """The words of a command for people to read, not too long."""
     text = " ".join(words)
     return text if len(text) <= 200 else text[:199] + "…"
 

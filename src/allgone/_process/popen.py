@@ -17,12 +17,13 @@ from allgone._backends import choose
 from allgone._backends.choose import BackendName
 from allgone._core.command import Command
 from allgone._core.containment import Backend, Containment, Guarantees
+from allgone._core.genealogy import Genealogy
 from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.report import Report
 from allgone._core.stop import Steps, Wait
 from allgone._linux import fds, launcher
 from allgone._linux.pidfd import Child
-from allgone._process import driver, reporting, start_failures
+from allgone._process import driver, reporting, start_failures, tracing
 from allgone._process.communicate import Exchange
 from allgone._process.spawn_arguments import argv_of, check_process_group, entered_first, named, passed, scope_of
 from allgone.errors import WrongProcess
@@ -47,6 +48,9 @@ class Popen(subprocess.Popen[Any]):
     guard
         Whether a guard, one small process, ends what is left should this process be killed (by its
         ``policy.guard_timeout``, at once by default).
+    trace
+        Whether the kernel is to tell of every process that is started: `genealogy()`. Raises `Unsupported` where it
+        does not.
     unit, slice, description, properties
         With cgroup, where systemd runs: a scope of its own with this name (``"job.scope"``; made up where only others
         are given), in this slice, with these properties (systemd.scope(5), ``{"MemoryMax": "1G"}``).
@@ -64,6 +68,9 @@ class Popen(subprocess.Popen[Any]):
     `PlacementFailed` when the child could not enter its containment (nothing was run then).
     """
 
+    _trace: tracing.Trace | None = None
+    _was_born = False  # whether the launcher has not become the leader, but had it born
+
     def __init__(
         self,
         args: Any,
@@ -73,6 +80,7 @@ class Popen(subprocess.Popen[Any]):
         policy: StopPolicy | None = None,
         sweep: bool = False,
         guard: bool = True,
+        trace: bool = False,
         unit: str | None = None,
         slice: str | None = None,
         description: str | None = None,
@@ -88,6 +96,7 @@ class Popen(subprocess.Popen[Any]):
         self._ports_matter = False
         self._sent: set[int] = set()  # signals: the leader's end by one of these was our doing
         scope = scope_of(unit, slice, description, properties, policy)
+        tracing.check(trace)
         if _within is not None:
             if scope is not None:
                 raise TypeError("a member of a group can't have a unit of its own")
@@ -99,7 +108,8 @@ class Popen(subprocess.Popen[Any]):
             self._containment = made_by.create(name, executable, scope, policy=self._policy, argv=argv)
             driver.track(self._containment)
         try:
-            self._spawn(argv, executable, options)
+            with tracing.spawned(self, trace, argv):
+                self._spawn(argv, executable, options)
         except BaseException:
             self._discard()
             raise
@@ -168,7 +178,7 @@ class Popen(subprocess.Popen[Any]):
         """The launcher had the command born as its sibling, and ends: from now on that one is the leader."""
         assert self._child is not None
         self._child.reap(block=True)
-        self.pid = pid
+        self.pid, self._was_born = pid, True
         self._adopt()
 
     def _leaders(self) -> tuple[Child, ...]:
@@ -221,6 +231,11 @@ class Popen(subprocess.Popen[Any]):
 
         self._ports_matter = True
         return listening.of(self._containment, listening.wanted(port, host, proto))
+
+    def genealogy(self) -> Genealogy:
+        """What leader and descendants have done until now. Raises ValueError where there was no ``trace=True``."""
+        self._check_owner()
+        return tracing.genealogy(self._trace)
 
     # Waiting: the leader is looked at without reaping it, for its number may still be needed
 
@@ -329,8 +344,9 @@ class Popen(subprocess.Popen[Any]):
             leaders = self._leaders()
             stop = functools.partial(driver.stop, self._containment, leaders, policy, carry_out)
             return reporting.reported(
-                self._containment, leaders, stop, self._settled, self._keep, self._sent, ports=self._ports_matter
-            )
+                self._containment, leaders, stop, self._settled, self._keep, self._sent, self._trace,
+                ports=self._ports_matter,
+            )  # fmt: skip
         return self._report
 
     def _keep(self, report: Report) -> None:

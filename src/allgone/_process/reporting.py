@@ -13,6 +13,7 @@ from allgone._core.containment import Containment, Leader
 from allgone._core.report import Process, Report
 from allgone._core.stop import Outcome
 from allgone._linux import processes
+from allgone._process import tracing
 from allgone.errors import EscapedProcessWarning
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def reported(
     settle: Callable[[], int | None],
     keep: Callable[[Report], None],
     sent_before: Collection[int] = (),
+    trace: tracing.Trace | None = None,
     *,
     ports: bool = False,
 ) -> Report:
@@ -63,6 +65,7 @@ def reported(
         escapees=_known(left_before | alive.keys(), seen),
         duration=time.monotonic() - began,
         ended_from_outside=_ended_from_outside(containment, returncode, sent_before if ended_before else sent),
+        genealogy=tracing.at_stop(trace, over=containment.gone),
     )
     if held is not None:
         report = replace(report, ports=held.now())

@@ -1,0 +1,63 @@
+"""Who started whom, ran what, and ended how: what the kernel told of a leader and its descendants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Exec:
+    """A program that a process became (execve(2)): when, and its command line.
+
+    That is read a moment later. A program that had ended by then has its name only, or "", if its parent knew of the
+    end as well; one that had become another has the command line of that.
+    """
+
+    at: float
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One process from its beginning to its end. Times are seconds since the leader was started.
+
+    parent
+        Who the kernel says forked it; where CLONE_PARENT was used, the parent of that one.
+    began, ended
+        None where it is not known; `ended` is None also while it lives.
+    returncode
+        As `subprocess.Popen.returncode`: negative is a signal. None where `ended` is.
+    execs
+        What it became, in order. Empty: it was only ever a fork of its parent.
+    sessions
+        When it called setsid(2).
+    """
+
+    pid: int
+    parent: int
+    began: float | None
+    ended: float | None
+    returncode: int | None
+    execs: tuple[Exec, ...]
+    sessions: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Genealogy:
+    """The leader and all its descendants. A number may come twice: the kernel gives those of ended processes again.
+
+    since
+        When the leader was started, in seconds since 1970.
+    lives
+        In the order of their beginning, the leader first.
+    lost
+        Events that the kernel dropped, of all processes of the machine, since nobody read them fast enough. Unless it
+        is 0, lives can be missing, and an end or an exec.
+    unrecorded
+        Processes beyond the first 100,000, and execs and calls of setsid(2) beyond the first 400,000: only counted.
+    """
+
+    since: float
+    lives: tuple[Life, ...]
+    lost: int
+    unrecorded: int
