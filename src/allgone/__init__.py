@@ -2,7 +2,7 @@
 
 Layers; imports point down only (tests/unit/test_layers.py):
 
-    cli                     front ends: no kernel knowledge
+    cli, reports            front ends: no kernel knowledge
     _process, ready         what callers hold; the blocking driver; readiness probes
     _upkeep                 guard, janitor: what holds when the supervisor does not
     _backends               choose, cgroup, process_group: the one interface, its two implementations
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from allgone._core.report import Process as Process
     from allgone._core.report import Report as Report
     from allgone._core.report import Sent as Sent
+    from allgone._core.report import Usage as Usage
     from allgone._core.sockets import ListeningSocket as ListeningSocket
     from allgone._process.fixture import process_fixture as process_fixture
     from allgone._process.group import Group as Group
@@ -68,7 +69,7 @@ _WHERE = {
     "allgone._backends.process_group": ("ProcessGroupBackend",),
     "allgone._core.containment": ("Backend", "Guarantees"),
     "allgone._core.policy": ("StopPolicy",),
-    "allgone._core.report": ("Port", "Process", "Report", "Sent"),
+    "allgone._core.report": ("Port", "Process", "Report", "Sent", "Usage"),
     "allgone._core.sockets": ("ListeningSocket",),
     "allgone._process.fixture": ("process_fixture",),
     "allgone._process.group": ("Group", "group"),

@@ -157,6 +157,12 @@ class FakeContainment:
     def ended_from_outside(self, *, suspected: bool) -> str:
         return "somebody" if suspected else ""
 
+    def usage(self) -> None:
+        return None
+
+    def cgroup_ids(self) -> frozenset[int]:
+        return frozenset()
+
     def release(self) -> None:
         pass
 

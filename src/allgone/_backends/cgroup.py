@@ -18,6 +18,7 @@ from allgone._core.command import Command
 from allgone._core.containment import Guarantees, Leader
 from allgone._core.names import checked_name, made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy
+from allgone._core.report import Usage
 from allgone._core.unit import Unit
 from allgone._linux import cgroupfs, launcher
 from allgone._linux.fds import above_stdio, pipe
@@ -46,6 +47,7 @@ class CgroupContainment:
         self._close: Callable[[], None] | None = None
         self.gone = False
         self._lost = ""
+        self._used: Usage | None = None
         if not exists:  # else a dead supervisor has left it
             os.mkdir(folder)
 
@@ -133,6 +135,9 @@ class CgroupContainment:
         if policy.of_guard().timeout_stop > 0:
             marks.note_polite(self._folder)
 
+    def usage(self) -> Usage | None:
+        return self._used if self.gone else cgroupfs.usage(self._folder)
+
     def release(self) -> None:
         marks.note_released(self._folder)
 
@@ -214,6 +219,7 @@ class CgroupContainment:
         if self.gone:
             return True
         self._lost = self._lost or self._killed_by_oomd() or self.home.lost()  # as long as that can be seen
+        self._used = cgroupfs.usage(self._folder) or self._used
         if not cgroupfs.remove(self._folder):
             return False
         self.gone = True

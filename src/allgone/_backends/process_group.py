@@ -226,6 +226,9 @@ class ProcessGroupContainment:
     def ended_from_outside(self, *, suspected: bool) -> str:
         return ""  # nobody manages process groups
 
+    def usage(self) -> None:
+        return None  # the kernel does not count by session
+
     def release(self) -> None:
         keeper, self._keeper = self._keeper, None
         if keeper:

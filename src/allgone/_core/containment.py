@@ -10,6 +10,7 @@ from typing import Protocol
 
 from allgone._core.command import Command
 from allgone._core.policy import DEFAULT, StopPolicy
+from allgone._core.report import Usage
 from allgone._core.unit import Unit
 
 
@@ -121,6 +122,10 @@ class Containment(Protocol):
 
     def ended_from_outside(self, *, suspected: bool) -> str:
         """Who or what else ended it; "" if nobody did. `suspected`: its leader was ended by a signal not of ours."""
+        ...
+
+    def usage(self) -> Usage | None:
+        """What its processes have used until now, or until it was removed; None where that is not counted."""
         ...
 
     def release(self) -> None:

@@ -28,3 +28,14 @@ def made_up_name(executable: object, number: int) -> str:
     text = os.fsdecode(executable) if isinstance(executable, (str, bytes, os.PathLike)) else "command"
     readable = re.sub(r"[^A-Za-z0-9_.@:+]+", "-", os.path.basename(text)[:40]).strip("-.")
     return f"{number}-{readable or 'command'}"
+
+
+def printable(text: str, most: int | None = None) -> str:
+    """With "?" for what can't be shown safely on a terminal, and cut to `most` characters.
+
+    Of processes and files, names are whatever somebody chose them to be: escape sequences, line ends, characters that
+    turn the direction of writing, bytes that are not UTF-8.
+    """
+    if most is not None and len(text) > most:
+        text = text[: most - 1] + "…"
+    return "".join(each if each.isprintable() else "?" for each in text)

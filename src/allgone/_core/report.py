@@ -6,6 +6,7 @@ import signal
 from dataclasses import asdict, dataclass
 
 from allgone._core.genealogy import Genealogy
+from allgone._core.names import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Process:
     started: float | None = None  # seconds since 1970
 
     def __str__(self) -> str:
-        return f"{self.name} (pid {self.pid})"
+        return f"{printable(self.name, 64)} (pid {self.pid})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,21 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What all processes of a containment have used together, those that had ended included. See cgroup-v2.rst.
+
+    cpu_user, cpu_system
+        Seconds (``cpu.stat``).
+    memory_peak
+        Bytes, the most at a time (``memory.peak``, Linux 5.19); None where there is no memory controller.
+    """
+
+    cpu_user: float
+    cpu_system: float
+    memory_peak: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sent:
     """A signal that was sent: which, to which pids, and how many seconds after the stop began."""
 
@@ -49,11 +65,15 @@ class Sent:
     after: float
 
     def __str__(self) -> str:
-        name = signal.Signals(self.signum).name if self.signum in _NAMED else f"signal {self.signum}"
-        return f"{name} to {_count(len(self.pids), 'process')} after {self.after:.3f} s"
+        return f"{signal_name(self.signum)} to {_count(len(self.pids), 'process')} after {self.after:.3f} s"
 
 
 _NAMED = frozenset(map(int, signal.Signals))
+
+
+def signal_name(signum: int) -> str:
+    """As SIGTERM; signal 60 for one that has no name."""
+    return signal.Signals(signum).name if signum in _NAMED else f"signal {signum}"
 
 
 def _count(n: int, what: str) -> str:
@@ -78,6 +98,10 @@ class Report:
         Processes that left a process-group containment; with ``sweep=True`` they were killed as well.
     duration
         Seconds from the beginning of the stop to its end.
+    began
+        When the stop began, in seconds since 1970; None where that is not known.
+    usage
+        What it has used; None with process-group.
     ports
         What it listened on, and whether that was released; None unless somebody asked before the stop, by
         ``ready=listening(…)`` or `Popen.listening`.
@@ -98,7 +122,14 @@ class Report:
     duration: float
     ended_from_outside: str = ""
     ports: tuple[Port, ...] | None = None
+    began: float | None = None
+    usage: Usage | None = None
     genealogy: Genealogy | None = None
+
+    @property
+    def outcome(self) -> str:
+        """How the leader ended, in words."""
+        return "still running" if self.returncode is None else how_ended(self.returncode)
 
     def to_dict(self) -> dict[str, object]:
         """The report as JSON-serialisable values.
@@ -109,8 +140,7 @@ class Report:
         return asdict(self)
 
     def __str__(self) -> str:
-        ended = "still running" if self.returncode is None else _how(self.returncode)
-        lines = [f"{self.name} ({self.backend}): {ended}, stopped in {self.duration:.3f} s"]
+        lines = [f"{self.name} ({self.backend}): {self.outcome}, stopped in {self.duration:.3f} s"]
         for title, who in (
             ("alive at stop", self.members),
             ("had to be killed", self.killed),
@@ -122,13 +152,17 @@ class Report:
         if self.ports:
             lines.append("  listened on: " + ", ".join(map(str, self.ports)))
         if self.ended_from_outside:
-            lines.append(f"  ended from outside: {self.ended_from_outside}")
+            lines.append(f"  ended from outside: {printable(self.ended_from_outside, 500)}")
         lines += [f"  sent {sent}" for sent in self.sent if sent.signum != signal.SIGCONT]
         return "\n".join(lines)
 
 
-def _how(returncode: int) -> str:
+def how_ended(returncode: int) -> str:
+    """Words for a return code as subprocess has it.
+
+    >>> how_ended(3), how_ended(-15)
+    ('exit status 3', 'ended by SIGTERM')
+    """
     if returncode < 0:
-        name = signal.Signals(-returncode).name if -returncode in _NAMED else f"signal {-returncode}"
-        return f"ended by {name}"
+        return f"ended by {signal_name(-returncode)}"
     return f"exit status {returncode}"

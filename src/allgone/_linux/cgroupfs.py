@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import NamedTuple
 
+from allgone._core.report import Usage
 from allgone._linux import pidfd
 
 _LONG_PATH = 2048  # characters; PATH_MAX is 4096 and a name may have 255
@@ -191,6 +192,27 @@ def ids(folder: str) -> set[int]:
             except FileNotFoundError:
                 continue
     return found
+
+
+def usage(folder: str) -> Usage | None:
+    """What has been used in it and below it; None once it is gone."""
+    try:
+        stat = read(folder + "/cpu.stat").split()
+    except OSError as e:
+        if e.errno in (errno.ENOENT, errno.ENODEV):
+            return None
+        raise
+    spent = dict(zip(stat[::2], map(int, stat[1::2]), strict=True))
+    return Usage(spent[b"user_usec"] / 1e6, spent[b"system_usec"] / 1e6, _memory_peak(folder))
+
+
+def _memory_peak(folder: str) -> int | None:
+    try:
+        return int(read(folder + "/memory.peak"))
+    except OSError as e:
+        if e.errno in (errno.ENOENT, errno.ENODEV):  # no such controller, or kernel
+            return None
+        raise
 
 
 def has_kill(folder: str) -> bool:

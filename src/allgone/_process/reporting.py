@@ -39,7 +39,7 @@ def reported(
 
     Warns of escapees that are still alive (`EscapedProcessWarning`). Raises `StopTimeout`.
     """
-    began = time.monotonic()
+    began, began_at = time.monotonic(), time.time()
     gone = containment.gone
     ended_before = all(leader.has_ended() for leader in leaders)
     left_before = frozenset() if gone else containment.escapees()
@@ -65,6 +65,8 @@ def reported(
         escapees=_known(left_before | alive.keys(), seen),
         duration=time.monotonic() - began,
         ended_from_outside=_ended_from_outside(containment, returncode, sent_before if ended_before else sent),
+        began=began_at,
+        usage=containment.usage(),
         genealogy=tracing.at_stop(trace, over=containment.gone),
     )
     if held is not None:

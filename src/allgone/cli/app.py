@@ -15,6 +15,7 @@ Examples:
   allgone run -- make test
   allgone run --timeout 10m -- ./integration-tests
   allgone run --backend cgroup --report report.json -- ./start-everything
+  allgone run --trace --report report.html -- make -j4
   allgone run --unit ci-job.scope --property MemoryMax=2G -- make test
   allgone run --kill-signal INT --timeout-stop 30s -- npm start
   allgone run -- bash
@@ -134,7 +135,15 @@ def allgone() -> None:
     callback=_properties,
     help="A property of the scope, as in systemd.scope(5): MemoryMax=1G. May be given several times.",
 )
-@click.option("--report", metavar="FILE.json", help="Write what was found and done to this file.")
+@click.option(
+    "--report",
+    "reports",
+    metavar="FILE",
+    multiple=True,
+    help="Write what was found and done to this file: FILE.html, .md (Markdown), .txt, else JSON. "
+    "May be given several times. To $GITHUB_STEP_SUMMARY it is added.",
+)
+@click.option("--trace", is_flag=True, help="Have every process in the report, however short-lived; root only.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD [ARG]...")
 def run(command: tuple[str, ...], **options: Any) -> int:
     """Run CMD. When it ends, or is stopped, everything that it started is stopped, too.
@@ -152,7 +161,16 @@ def run(command: tuple[str, ...], **options: Any) -> int:
     )
     scope = {name: options[name] for name in ("unit", "slice", "description", "properties") if options[name]}
     return job.run(
-        job.Job(command, policy, options["backend"], options["timeout"], options["name"], options["report"], scope)
+        job.Job(
+            command,
+            policy,
+            options["backend"],
+            options["timeout"],
+            options["name"],
+            options["reports"],
+            scope,
+            options["trace"],
+        )
     )
 
 

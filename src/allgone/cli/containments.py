@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import click
 
+from allgone._core.names import printable
 from allgone._core.policy import StopPolicy
 from allgone._linux import processes
 from allgone._upkeep import inventory, janitor, leftovers
@@ -24,7 +25,7 @@ def ps(*, as_json: bool, tree: bool) -> int:
         click.echo(json.dumps([_facts(item) for item in found], indent=2))
         return 0
     rows = [(_COLUMNS, ())] + [
-        (tuple(map(_printable, _row(item))), tuple(map(_printable, _tree(item))) if tree else ()) for item in found
+        (tuple(map(printable, _row(item))), tuple(map(printable, _tree(item))) if tree else ()) for item in found
     ]
     widths = [max(len(row[n]) for row, _ in rows) for n in range(len(_COLUMNS) - 1)]
     for row, below in rows:
@@ -32,11 +33,6 @@ def ps(*, as_json: bool, tree: bool) -> int:
         for line in below:
             click.echo("  " + line)
     return 0
-
-
-def _printable(text: str) -> str:
-    """Names and commands are whatever somebody chose them to be: escape sequences, several lines, no UTF-8."""
-    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _row(item: Item) -> tuple[str, ...]:
@@ -107,9 +103,9 @@ def end(names: Sequence[str], *, everything: bool, kill: bool) -> int:
     meant = [item for item in found if _may_end(item)] if everything else [_named(name, found) for name in names]
     failed = leftovers.end((item.containment, leftovers.AT_ONCE if kill else _asking(item.policy)) for item in meant)
     for item in meant:
-        click.echo(_printable(f"{'killed' if kill else 'stopped'} {item.id}"))
+        click.echo(printable(f"{'killed' if kill else 'stopped'} {item.id}"))
     for each in failed:
-        click.echo(_printable(f"allgone: {each}"), err=True)
+        click.echo(printable(f"allgone: {each}"), err=True)
     return 1 if failed else 0
 
 
@@ -138,9 +134,9 @@ def gc(*, dry_run: bool) -> int:
     act = janitor.look if dry_run else janitor.sweep
     swept = [found for folder in list(inventory.homes()) if (found := act(folder)) is not None]
     for each in swept:
-        click.echo(_printable(f"{'would remove' if dry_run else 'removed'} {each}"))
+        click.echo(printable(f"{'would remove' if dry_run else 'removed'} {each}"))
         for left in each.left:
-            click.echo(_printable(f"allgone: {left}"), err=True)
+            click.echo(printable(f"allgone: {left}"), err=True)
     for process in inventory.strays():
-        click.echo(_printable(f"left alone, for it was started in a process group, and no guard knows it: {process}"))
+        click.echo(printable(f"left alone, for it was started in a process group, and no guard knows it: {process}"))
     return 1 if any(each.left for each in swept) else 0

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any
 
 from allgone._backends import choose
 from allgone._backends.process_group import ProcessGroupBackend
 from allgone._core.containment import Backend
 from allgone._core.policy import StopPolicy
 from allgone._core.report import Process, Report
-from allgone._linux import fds, own_end, processes
+from allgone._linux import own_end, processes
 from allgone._linux.terminal import Terminal
 from allgone._process import driver
 from allgone._process.popen import Popen
 from allgone.cli import OWN_FAILURE, say
 from allgone.cli.durations import shown
+from allgone.cli.record import Record
 from allgone.cli.signals import ENDING, Signals
 from allgone.cli.supervision import TIMEOUT, Supervision
-from allgone.errors import AllgoneError, EscapedProcessWarning, PlacementFailed, StopTimeout
+from allgone.errors import AllgoneError, EscapedProcessWarning, PlacementFailed, StopTimeout, Unsupported
 
 TIMED_OUT, NOT_EXECUTABLE, NOT_FOUND = 124, 126, 127
 _NAMED = 8  # processes that a message names
@@ -38,16 +38,17 @@ class Job:
     backend: choose.BackendName | None
     timeout: float
     name: str | None
-    report: str | None
+    reports: tuple[str, ...]
     scope: dict[str, Any] = field(default_factory=dict)  # Popen's arguments for a systemd scope
+    trace: bool = False
 
 
 def run(job: Job) -> int:
     """Run it; returns the exit status, or ends this process by the signal that ended the command."""
     try:
-        record = Record(job)
-    except OSError as e:
-        say(f"cannot write the report {job.report}: {e.strerror}")
+        record = Record(job.args, job.reports)
+    except (OSError, Unsupported) as e:
+        say(str(e))
         return OWN_FAILURE
     terminal = Terminal.found()
     try:
@@ -122,7 +123,7 @@ def _started(job: Job, backend: Backend) -> Popen:
 def _popen(job: Job, backend: Backend, args: tuple[str, ...]) -> Popen:
     if not args[0]:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "")  # not the directories of PATH
-    return Popen(args, backend=backend, name=job.name, policy=job.policy, close_fds=False, **job.scope)
+    return Popen(args, backend=backend, name=job.name, policy=job.policy, trace=job.trace, close_fds=False, **job.scope)
 
 
 def _forget_coerced_locale() -> None:
@@ -168,50 +169,3 @@ def _count(found: list[Process]) -> str:
 def _names(found: Iterable[Process]) -> str:
     words = [str(each) for each in found]
     return ", ".join(words[:_NAMED]) + (", …" if len(words) > _NAMED else "")
-
-
-class Record:
-    """What ``--report`` writes. The file is opened, and emptied, before anything is started.
-
-    Raises OSError where it can't be written.
-    """
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._file: TextIO | None = None
-        if job.report is not None:
-            fd = os.open(job.report, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-            self._file = open(fds.above_stdio(fd), "w", encoding="utf-8")  # noqa: SIM115  # closed by write()
-        self._began, self._started_at = time.monotonic(), time.time()
-        self._error: str | None = None
-        self.report: Report | None = None
-        self.stopped_because: str | None = None
-
-    def failed(self, status: int, message: str) -> int:
-        """Say it, and keep it; returns `status`."""
-        say(message)
-        self._error = message
-        return status
-
-    def write(self, status: int) -> None:
-        if self._file is None:
-            return
-        import json
-        from datetime import datetime, timezone
-
-        seconds = time.monotonic() - self._began
-        facts = {
-            "args": list(self._job.args),
-            "exit_status": status if status >= 0 else 128 - status,
-            "error": self._error,
-            "stopped_because": self.stopped_because,
-            "started_at": datetime.fromtimestamp(self._started_at, timezone.utc).isoformat(),
-            "duration_total": seconds,
-            **(self.report.to_dict() if self.report is not None else {}),
-        }
-        try:
-            with self._file as file:
-                json.dump(facts, file, indent=2)
-                file.write("\n")
-        except OSError as e:
-            say(f"cannot write the report {self._job.report}: {e.strerror}")

@@ -1,0 +1,54 @@
+"""Numbers and facts in words, as several renderings have them."""
+
+from __future__ import annotations
+
+from allgone._core.names import printable
+from allgone.reports.story import Row, Story
+
+
+def seconds(value: float) -> str:
+    """As people read it: 0.4 ms, 35 ms, 1.25 s, 2 min 5 s."""
+    if value < 0.01:
+        return f"{value * 1000:.1f} ms"
+    if value < 1:
+        return f"{value * 1000:.0f} ms"
+    if value < 60:
+        return f"{value:.2f} s"
+    return f"{int(value // 60)} min {int(value % 60)} s"
+
+
+def lived(row: Row) -> str:
+    """For how long; "" where that is not known."""
+    return "" if row.began is None or row.ended is None else seconds(max(0.0, row.ended - row.began))
+
+
+def facts(story: Story) -> list[tuple[str, str]]:
+    """What is to be said besides the processes: title and text, only what there is."""
+    report = story.report
+    found = [
+        ("Leader", report.outcome),
+        ("Backend", report.backend),
+        ("Stop", f"took {seconds(report.duration)}"),
+        ("Ended from outside", printable(report.ended_from_outside, 500)),
+        ("Had to be killed", ", ".join(map(str, report.killed))),
+        ("Escaped", ", ".join(map(_escapee, report.escapees))),
+        ("Left running, as kill_mode says", ", ".join(map(str, report.left_running))),
+        ("Listened on", ", ".join(printable(str(port)) for port in report.ports or ())),
+        ("Used", _usage(story)),
+        ("Processes", f"{len(story.rows)}" + ("" if story.is_whole else " alive when the stop began")),
+        ("Not in here", story.missing if story.is_whole else ""),
+    ]
+    return [(title, text) for title, text in found if text]
+
+
+def _escapee(process: object) -> str:
+    how = getattr(process, "how", "")
+    return f"{process}: {printable(how)}" if how else str(process)
+
+
+def _usage(story: Story) -> str:
+    usage = story.report.usage
+    if usage is None:
+        return ""
+    spent = f"{seconds(usage.cpu_user)} of CPU time in user mode, {seconds(usage.cpu_system)} in the kernel"
+    return spent if usage.memory_peak is None else f"{spent}; {usage.memory_peak / (1 << 20):.1f} MiB of memory at most"
