@@ -17,7 +17,7 @@ from support.programs import Started, command
 
 import allgone
 from allgone._core.genealogy import Life
-from allgone._linux import launcher, procevents, tracer
+from allgone._linux import launcher, processes, procevents, tracer
 
 
 def python(code: str) -> list[str]:
@@ -97,6 +97,19 @@ def test_the_end_of_the_leader_is_in_it_as_soon_as_one_knows_of_it() -> None:
         assert process.wait() == code
         assert process.genealogy().lives[0].returncode == code
         process.stop()
+
+
+def test_an_end_that_the_kernel_tells_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with allgone.Popen(["sleep", "1000"], trace=True) as process:
+
+        def seems_dead(pid: int) -> bool:
+            process.send_signal(signal.SIGKILL)
+            return False
+
+        monkeypatch.setattr(processes, "is_alive", seems_dead)
+        (leader,) = process.genealogy().lives
+        monkeypatch.undo()
+    assert leader.returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("stop", ["term", "kill"])
