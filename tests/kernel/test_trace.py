@@ -109,6 +109,7 @@ def test_an_end_that_the_kernel_tells_late_is_waited_for(monkeypatch: pytest.Mon
         monkeypatch.setattr(processes, "is_alive", seems_dead)
         (leader,) = process.genealogy().lives
         monkeypatch.undo()
+        process.kill()
     assert leader.returncode == -signal.SIGKILL
 
 
