@@ -96,6 +96,8 @@ class Report:
         ):
             if who:
                 lines.append(f"  {title}: " + ", ".join(map(str, who[:8])) + (", …" if len(who) > 8 else ""))
+        if self.genealogy is not None:
+            lines.append(f"  traced: {self.genealogy}")
         if self.ended_from_outside:
             lines.append(f"  ended from outside: {self.ended_from_outside}")
         lines += [f"  sent {sent}" for sent in self.sent if sent.signum != signal.SIGCONT]
