@@ -90,6 +90,8 @@ def targets(all_rows: list[Row], small: str, large: str) -> list[Target]:
     for n in (1000, 5000):
         row = find(all_rows, f"kill {n}", "cgroup", small)
         found.append(_to_baseline(f"kill {n:,} processes with cgroup, to raw C", 1.3, row))
+    traced = find(all_rows, "forks", "cgroup, traced", small)
+    found.append(_to_baseline("a script that runs 500 programs, traced, to untraced", 1.25, traced))
     return found
 
 
@@ -114,6 +116,7 @@ _TITLES = {
     "ready": "start a small program, wait until it says that it is ready, stop it",
     "with": "with Popen(true): pass",
     "run": "run(true)",
+    "forks": "run a script that runs `true` 500 times",
     "exec": "start `sh`, wait for its first byte",
     "stop": "stop `sleep 1000`; a unit by systemctl, pystemd's by Unit.Stop, until its process is gone",
     "first": "the first run(true) of an interpreter",
@@ -123,6 +126,7 @@ _HOWS = {
     "bare": "subprocess.Popen",
     "killpg": "subprocess.Popen + killpg",
     "cgroup": "allgone, cgroup",
+    "cgroup, traced": "allgone, cgroup, trace=True",
     "process-group": "allgone, process-group",
     "cgroup, interpreted": "allgone, cgroup, interpreted launcher",
     "process-group, interpreted": "allgone, process-group, interpreted launcher",

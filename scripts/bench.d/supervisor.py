@@ -22,6 +22,7 @@ import allgone
 Case = Callable[[], int]  # does the work once, returns nanoseconds
 
 TRUE, SLEEP = [shutil.which("true") or "true"], [shutil.which("sleep") or "sleep", "1000"]
+FORKS = ["sh", "-c", f"i=0; while [ $i -lt 500 ]; do {TRUE[0]}; i=$((i+1)); done"]
 PAUSE = 0.05
 AT_ONCE = allgone.StopPolicy(timeout_stop=0)
 
@@ -178,6 +179,9 @@ def cases(raw: str, backends: list[str], server: RawServer | None, kills: list[i
     found |= {f"true, apart/{how}": apart(found[f"true/{how}"]) for how in ("bare", "cgroup", "process-group")
               if f"true/{how}" in found}  # fmt: skip
     found |= {f"kill {n}/killpg": partial(killpg_of, raw, n) for n in kills}
+    if "cgroup" in backends:
+        found["forks/cgroup"] = timed(lambda: allgone.run(FORKS, backend="cgroup"))
+        found["forks/cgroup, traced"] = timed(lambda: allgone.run(FORKS, backend="cgroup", trace=True))
     if server:
         found |= {f"kill {n}/raw C": partial(server.ask, f"kill {n}") for n in kills}
         found |= {f"{what}/raw C": partial(server.ask, what) for what in ("true", "sleep")}
@@ -197,6 +201,14 @@ def interleaved(chosen: dict[str, Case], rounds: int) -> dict[str, list[int]]:
     return samples
 
 
+def untraceable_because() -> str:
+    try:
+        allgone.run(TRUE, trace=True)
+    except allgone.Unsupported as e:
+        return str(e)
+    return ""
+
+
 def resident_megabytes() -> int:
     with open("/proc/self/statm", encoding="ascii") as f:
         return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
@@ -212,6 +224,7 @@ def fill(megabytes: int) -> bytearray:
 def main(megabytes: str, raw: str, cgroup: str) -> None:
     ballast = fill(int(megabytes))
     backends = ["process-group"] if cgroup == "-" else ["cgroup", "process-group"]
+    traces = not untraceable_because()
     with ExitStack() as stack:
         server = stack.enter_context(RawServer(raw, cgroup)) if cgroup != "-" and raw != "-" else None
         for line in sys.stdin:
@@ -222,6 +235,7 @@ def main(megabytes: str, raw: str, cgroup: str) -> None:
                 answer: object = os.getpid()
             else:
                 known = cases(raw, backends, server, request["kills"], request["together"])
+                known = {name: case for name, case in known.items() if traces or "traced" not in name}
                 chosen = {name: known[name] for name in request["cases"] if name in known}
                 answer = interleaved(chosen, request["rounds"])
             print(json.dumps(answer), flush=True)

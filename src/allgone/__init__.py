@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from allgone._backends.process_group import ProcessGroupBackend as ProcessGroupBackend
     from allgone._core.containment import Backend as Backend
     from allgone._core.containment import Guarantees as Guarantees
+    from allgone._core.genealogy import Exec as Exec
+    from allgone._core.genealogy import Genealogy as Genealogy
+    from allgone._core.genealogy import Life as Life
     from allgone._core.policy import StopPolicy as StopPolicy
     from allgone._core.report import Port as Port
     from allgone._core.report import Process as Process
@@ -68,6 +71,7 @@ _WHERE = {
     "allgone._backends.cgroup": ("CgroupBackend",),
     "allgone._backends.process_group": ("ProcessGroupBackend",),
     "allgone._core.containment": ("Backend", "Guarantees"),
+    "allgone._core.genealogy": ("Exec", "Genealogy", "Life"),
     "allgone._core.policy": ("StopPolicy",),
     "allgone._core.report": ("Port", "Process", "Report", "Sent", "Usage"),
     "allgone._core.sockets": ("ListeningSocket",),

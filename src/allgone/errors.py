@@ -38,7 +38,7 @@ class BackendUnavailable(AllgoneError, RuntimeError):
 
 
 class Unsupported(AllgoneError, NotImplementedError):
-    """This backend cannot do that; the message says why and which one can."""
+    """This backend, or this machine, cannot do that; the message says why, and which one can or what would help."""
 
 
 class WrongProcess(AllgoneError, RuntimeError):

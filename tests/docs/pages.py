@@ -3,7 +3,7 @@
 A comment right before a block says what the runner must know and a reader need not:
 
     <!-- file: NAME -->        the block is the text of a file that later blocks use
-    <!-- needs: WORD… -->      cgroup, root, or a program's name; skipped where that is missing
+    <!-- needs: WORD… -->      cgroup, root, trace, or a program's name; skipped where that is missing
     <!-- numbers vary -->      a number in the output stands for any number
     <!-- names vary: WORD… -->  and each of these words for any of them (a process just forked is called as its parent)
     <!-- not run -->           test_examples.py lists these, with their reasons

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from support.tiers import missing
 
+import allgone
+from allgone._linux import tracer
 from docs import console, pages
 from docs.pages import Block
 
@@ -100,6 +102,11 @@ def lacking(block: Block) -> str:
         elif need == "root":
             if os.geteuid() != 0:
                 return "not root"
+        elif need == "trace":
+            try:
+                tracer.check()
+            except allgone.Unsupported as e:
+                return str(e)
         elif shutil.which(need) is None:
             return f"{need} is not installed"
     return ""

@@ -64,7 +64,19 @@ def test_every_parameter_is_in_the_reference(name: str, parameter: str) -> None:
 
 def _attributes() -> list[tuple[str, str]]:
     found = []
-    for name in ("Group", "Popen", "Report", "Process", "Sent", "Guarantees", "StopPolicy", "Reason"):
+    for name in (
+        "Group",
+        "Popen",
+        "Report",
+        "Process",
+        "Sent",
+        "Genealogy",
+        "Life",
+        "Exec",
+        "Guarantees",
+        "StopPolicy",
+        "Reason",
+    ):
         value = getattr(allgone, name)
         own = {each for each in vars(value) if not each.startswith("_")}
         if dataclasses.is_dataclass(value):

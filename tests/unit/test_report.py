@@ -6,7 +6,7 @@ import json
 import pickle
 import signal
 
-from allgone import Process, Report, Sent
+from allgone import Exec, Genealogy, Life, Process, Report, Sent
 
 MASTER = Process(101, "nginx", "nginx: master process", "root")
 WORKERS = tuple(Process(pid, "nginx", "nginx: worker process", "www-data") for pid in range(102, 112))
@@ -56,3 +56,14 @@ def test_to_dict_of_a_process_with_an_undecodable_command_line_is_json_too() -> 
 
 def test_report_survives_pickling() -> None:
     assert pickle.loads(pickle.dumps(FULL)) == FULL
+
+
+def test_a_genealogy_is_one_line_that_does_not_hide_what_is_missing() -> None:
+    leader = Life(1, 2, 0.0, None, None, (Exec(0.0, "x"),), ())
+    assert str(Genealogy(0.0, (leader,), 0, 0)) == "1 process, execs: 1"
+    assert str(Genealogy(0.0, (leader, leader), 7, 8)) == (
+        "2 processes, execs: 2; 7 events were lost; 8 were too many to record"
+    )
+    traced = Report("1-x", "cgroup", 0, (), (), (), (), (), 0.0, genealogy=Genealogy(0.0, (leader,), 0, 0))
+    assert str(traced).splitlines()[1:] == ["  traced: 1 process, execs: 1"]
+    assert json.loads(json.dumps(traced.to_dict()))["genealogy"]["lives"][0]["execs"] == [{"at": 0.0, "command": "x"}]

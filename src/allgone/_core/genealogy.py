@@ -61,3 +61,10 @@ class Genealogy:
     lives: tuple[Life, ...]
     lost: int
     unrecorded: int
+
+    def __str__(self) -> str:
+        processes = "1 process" if len(self.lives) == 1 else f"{len(self.lives)} processes"
+        execs = sum(len(life.execs) for life in self.lives)
+        lost = f"; {self.lost} events were lost" if self.lost else ""
+        beyond = f"; {self.unrecorded} were too many to record" if self.unrecorded else ""
+        return f"{processes}, execs: {execs}{lost}{beyond}"

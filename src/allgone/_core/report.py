@@ -151,6 +151,8 @@ class Report:
                 lines.append(f"  {title}: " + ", ".join(map(str, who[:8])) + (", …" if len(who) > 8 else ""))
         if self.ports:
             lines.append("  listened on: " + ", ".join(map(str, self.ports)))
+        if self.genealogy is not None:
+            lines.append(f"  traced: {self.genealogy}")
         if self.ended_from_outside:
             lines.append(f"  ended from outside: {printable(self.ended_from_outside, 500)}")
         lines += [f"  sent {sent}" for sent in self.sent if sent.signum != signal.SIGCONT]

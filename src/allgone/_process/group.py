@@ -14,7 +14,7 @@ from allgone._core.containment import Backend
 from allgone._core.names import made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy, policy_or
 from allgone._core.report import Report
-from allgone._process import driver, reporting
+from allgone._process import driver, reporting, tracing
 from allgone._process.popen import Popen
 from allgone.errors import WrongProcess
 
@@ -128,6 +128,7 @@ class Group:
         for process in self._processes:
             process._settled()
             process.close_streams()
+            tracing.at_stop(process._trace, over=process._containment.gone)
         driver.forget(self._containment)
 
     def _check_owner(self) -> None:
