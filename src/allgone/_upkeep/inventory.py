@@ -19,6 +19,7 @@ from allgone._linux import cgroupfs, processes, register
 from allgone._linux.register import GroupEntry
 from allgone._upkeep import janitor, leftovers
 from allgone._upkeep.leftovers import LeftGroups, LeftHome
+from allgone.errors import Unsupported
 
 
 class Foreign(CgroupContainment):
@@ -83,6 +84,20 @@ class _Guard(NamedTuple):
 def items() -> list[Item]:
     """In the order of their names."""
     return sorted([*_in_cgroups(), *_groups()], key=lambda item: (item.owner or 0, item.id))
+
+
+def freeze(item: Item, frozen: bool) -> None:
+    """Freeze all its processes, or let them go on (cgroup.freeze). They take a moment.
+
+    Raises `Unsupported` for process groups, and before Linux 5.2; OSError where it is another user's.
+    """
+    if item.backend != "cgroup":
+        raise Unsupported(f"{item.name} is a process group; only what is in a cgroup can be frozen")
+    try:
+        cgroupfs.freeze(item.where, frozen)
+    except FileNotFoundError as e:
+        if os.path.isdir(item.where):
+            raise Unsupported("freezing takes Linux 5.2 or newer (cgroup.freeze)") from e
 
 
 def homes() -> Iterator[str]:

@@ -200,6 +200,28 @@ def ps(as_json: bool, tree: bool) -> int:
     return containments.ps(as_json=as_json, tree=tree)
 
 
+@allgone.command(short_help="Watch them live, with keys to stop, kill and freeze.")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option(
+    "--interval",
+    metavar="DURATION",
+    default="1s",
+    show_default=True,
+    callback=_time_limit,
+    help="How often to look.",
+)
+def top(names: tuple[str, ...], interval: float) -> int:
+    """Watch all containments that you may see, or those called NAME: processes, CPU, memory, what they listen on.
+
+    Keys: arrows choose one, s stops it as its supervisor would, k kills it, f freezes it or lets it go on, q quits.
+    """
+    try:
+        from allgone.cli import top as screen
+    except ImportError as e:
+        raise click.ClickException(f"top needs textual: pip install 'allgone[top]' ({e})") from e
+    return screen.run(names, interval)
+
+
 @allgone.command(short_help="SIGKILL to all processes of a containment.")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--all", "everything", is_flag=True, help="All that are yours; as root, all.")

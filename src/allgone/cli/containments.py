@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import click
 
@@ -14,6 +14,7 @@ from allgone._core.policy import StopPolicy
 from allgone._linux import processes
 from allgone._upkeep import inventory, janitor, leftovers
 from allgone._upkeep.inventory import Item
+from allgone.errors import StopTimeout
 
 _COLUMNS = ("NAME", "OWNER", "STATE", "BACKEND", "PROCS", "MEMORY", "CPU", "SINCE", "UNIT", "COMMAND")
 _ROOM = 60  # characters for a command
@@ -25,7 +26,7 @@ def ps(*, as_json: bool, tree: bool) -> int:
         click.echo(json.dumps([_facts(item) for item in found], indent=2))
         return 0
     rows = [(_COLUMNS, ())] + [
-        (tuple(map(printable, _row(item))), tuple(map(printable, _tree(item))) if tree else ()) for item in found
+        (tuple(map(printable, _row(item))), tuple(map(printable, process_tree(item))) if tree else ()) for item in found
     ]
     widths = [max(len(row[n]) for row, _ in rows) for n in range(len(_COLUMNS) - 1)]
     for row, below in rows:
@@ -46,13 +47,14 @@ def _row(item: Item) -> tuple[str, ...]:
         str(len(item.containment.members())),
         "-" if memory is None else f"{memory >> 20}M",
         "-" if cpu is None else f"{cpu:.1f}s",
-        "-" if item.since is None else _ago(time.time() - item.since),
+        "-" if item.since is None else ago(time.time() - item.since),
         item.unit or "-",
         command if len(command) <= _ROOM else command[: _ROOM - 1] + "…",
     )
 
 
-def _ago(seconds: float) -> str:
+def ago(seconds: float) -> str:
+    """As short as can be: 5s, 3m, 2h, 9d."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
             return f"{int(seconds // size)}{unit}"
@@ -81,7 +83,7 @@ def _facts(item: Item) -> dict[str, object]:
     }
 
 
-def _tree(item: Item) -> list[str]:
+def process_tree(item: Item) -> list[str]:
     """The members as a tree: who is whose child."""
     members = {each.pid: each for each in processes.described(item.containment.members())}
     children: dict[int, list[int]] = {}
@@ -100,8 +102,8 @@ def _tree(item: Item) -> list[str]:
 def end(names: Sequence[str], *, everything: bool, kill: bool) -> int:
     """Kill or stop the containments that are meant; 0 if nothing is left of them."""
     found = inventory.items()
-    meant = [item for item in found if _may_end(item)] if everything else [_named(name, found) for name in names]
-    failed = leftovers.end((item.containment, leftovers.AT_ONCE if kill else _asking(item.policy)) for item in meant)
+    meant = [item for item in found if may_end(item)] if everything else [_named(name, found) for name in names]
+    failed = end_items(meant, kill=kill)
     for item in meant:
         click.echo(printable(f"{'killed' if kill else 'stopped'} {item.id}"))
     for each in failed:
@@ -109,11 +111,17 @@ def end(names: Sequence[str], *, everything: bool, kill: bool) -> int:
     return 1 if failed else 0
 
 
+def end_items(items: Iterable[Item], *, kill: bool) -> list[StopTimeout]:
+    """Kill them, or stop them as their supervisors would; returns what could not be done."""
+    return leftovers.end((item.containment, leftovers.AT_ONCE if kill else _asking(item.policy)) for item in items)
+
+
 def _asking(policy: StopPolicy) -> StopPolicy:
     return policy if policy.timeout_stop else StopPolicy()
 
 
-def _may_end(item: Item) -> bool:
+def may_end(item: Item) -> bool:
+    """Whether this user may."""
     return os.geteuid() in (0, item.uid)
 
 
@@ -124,7 +132,7 @@ def _named(name: str, found: Sequence[Item]) -> Item:
         raise click.ClickException(f"there is no containment {name!r} here; allgone ps lists those that there are")
     if len(meant) > 1:
         raise click.ClickException(f"{name!r} may be any of {', '.join(item.id for item in meant)}")
-    if not _may_end(meant[0]):
+    if not may_end(meant[0]):
         raise click.ClickException(f"{meant[0].id} is of user {meant[0].uid}; only that user and root may end it")
     return meant[0]
 
