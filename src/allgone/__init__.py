@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from allgone._core.report import Process as Process
     from allgone._core.report import Report as Report
     from allgone._core.report import Sent as Sent
+    from allgone._linux.netns import NetworkNamespace as NetworkNamespace
     from allgone._process.fixture import process_fixture as process_fixture
     from allgone._process.group import Group as Group
     from allgone._process.group import group as group
@@ -65,6 +66,7 @@ _WHERE = {
     "allgone._core.containment": ("Backend", "Guarantees"),
     "allgone._core.policy": ("StopPolicy",),
     "allgone._core.report": ("Process", "Report", "Sent"),
+    "allgone._linux.netns": ("NetworkNamespace",),
     "allgone._process.fixture": ("process_fixture",),
     "allgone._process.group": ("Group", "group"),
     "allgone._process.output": ("capture",),
