@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -24,13 +25,9 @@ _OWN = "/proc/thread-self/ns/net"  # /proc/self is the main thread's
 _SIOCSIFFLAGS, _IFREQ = 0x8914, struct.Struct("16sh22x")  # netdevice(7)
 _IFF_UP = 1
 
-_RIGHTS = (
-    "takes CAP_SYS_ADMIN and CAP_NET_ADMIN, also over the network namespace that the supervisor is in: run it as root, "
-    "or, as any user, all of it by unshare --user --map-root-user --net"
-)
 _WHY_NOT = {
-    errno.EPERM: _RIGHTS,
-    errno.EACCES: _RIGHTS,
+    errno.EPERM: "it takes CAP_SYS_ADMIN and CAP_NET_ADMIN, also over the network that the supervisor is in: run that "
+    "as root, or, as any user, all of it by unshare --user --map-root-user --net",
     errno.ENOSPC: "there are as many as user.max_net_namespaces allows (namespaces(7)): raise it by sysctl(8)",
     errno.ENOENT: "this kernel has no network namespaces (CONFIG_NET_NS), or /proc is not mounted",
     errno.EINVAL: "this kernel has no network namespaces (CONFIG_NET_NS)",
@@ -64,7 +61,7 @@ class NetworkNamespace:
     def fileno(self) -> int:
         """The fd that holds it, as setns(2) takes it; ours to close. Raises ValueError once it is closed."""
         if self._fd < 0:
-            raise ValueError("the network namespace was let go when its process was stopped")
+            raise ValueError("the network namespace is not held here: its process was stopped, or this is a fork")
         return self._fd
 
     def entered(self) -> AbstractContextManager[None]:
@@ -72,12 +69,6 @@ class NetworkNamespace:
 
         What is started in the block, threads too, is born in the namespace, and stays there. (``/proc/self/net`` shows
         what the main thread is in.) Don't ``await`` in the block: others run in this thread then.
-
-        >>> with Popen(["sleep", "1000"], network="private") as proc:  # doctest: +SKIP
-        ...     with proc.netns.entered():
-        ...         print(socket.if_nameindex())
-        ...     report = proc.stop()
-        [(1, 'lo')]
 
         Raises ValueError once the process was stopped, and OSError where the thread may not enter, or, at the end of
         the block, not go back: it stays in the namespace then.
@@ -89,12 +80,7 @@ class NetworkNamespace:
 
         Shorter than `entered()`, and no Ctrl-C can come between the call and the way back.
         """
-        there_and_back = _there_and_back(partial(_setns(), self.fileno(), _CLONE_NEWNET))
-        try:
-            next(there_and_back)
-            return function()
-        finally:
-            next(there_and_back, None)
+        return _call(partial(_setns(), self.fileno(), _CLONE_NEWNET), function)
 
     def socket(self, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM, proto: int = 0) -> _Socket:
         """A socket made in the namespace, as by `socket.socket()`. It stays there, and holds the namespace while open.
@@ -116,10 +102,15 @@ class NetworkNamespace:
         """Let go of it, and have a veth pair removed at once. Idempotent."""
         if self._fd < 0:
             return
-        if self._link is not None:
-            self._remove_link(self._link)
-        fd, self._fd = self._fd, -1
-        os.close(fd)
+        try:
+            if self._link is not None:
+                self._remove_link(self._link)
+        finally:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()  # only where a Ctrl-C came before anybody else got to know of it
 
     def _remove_link(self, index: int) -> None:
         from allgone._linux import veth
@@ -143,6 +134,7 @@ class NetworkNamespace:
 
 
 _held: weakref.WeakSet[NetworkNamespace] = weakref.WeakSet()
+_thread = threading.local()  # home: fd of the namespace that it is not in, for it has entered another
 
 
 def made(*, veth: bool) -> NetworkNamespace:
@@ -155,7 +147,7 @@ def made(*, veth: bool) -> NetworkNamespace:
     except OSError as e:
         if e.errno not in _WHY_NOT:
             raise
-        raise Unsupported(f"a network namespace {_WHY_NOT[e.errno]} ({e.strerror})") from e
+        raise Unsupported(f"no network namespace can be made: {_WHY_NOT[e.errno]} ({e.strerror})") from e
     if veth:
         try:
             namespace._pair_up()
@@ -166,13 +158,27 @@ def made(*, veth: bool) -> NetworkNamespace:
 
 
 def _new() -> NetworkNamespace:
-    there_and_back = _there_and_back(partial(_unshare(), _CLONE_NEWNET))
+    return _call(partial(_unshare(), _CLONE_NEWNET), _take_up_loopback)
+
+
+def _take_up_loopback() -> NetworkNamespace:
+    # Not by pyroute2, whose import takes a hundred times as long as all of this.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as anyone:
+        fcntl.ioctl(anyone, _SIOCSIFFLAGS, _IFREQ.pack(b"lo", _IFF_UP))
+    return NetworkNamespace(_own())
+
+
+def call_outside(function: Callable[[], _Result]) -> _Result:
+    """What `function` returns, called where the calling thread was before it entered any."""
+    home = getattr(_thread, "home", None)
+    return function() if home is None else _call(partial(_setns(), home, _CLONE_NEWNET), function)
+
+
+def _call(go: Callable[[], object], function: Callable[[], _Result]) -> _Result:
+    there_and_back = _there_and_back(go)
     try:
         next(there_and_back)
-        # Not by pyroute2, whose import takes a hundred times as long as this.
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as anyone:
-            fcntl.ioctl(anyone, _SIOCSIFFLAGS, _IFREQ.pack(b"lo", _IFF_UP))
-        return NetworkNamespace(_own())
+        return function()
     finally:
         next(there_and_back, None)
 
@@ -187,12 +193,13 @@ def _there_and_back(go: Callable[[], object]) -> Iterator[None]:
     A generator, for what is raised by a signal as it is resumed is raised at the ``yield``, and the system call comes
     first after that. Raises OSError, the thread where it was, if it could not come back.
     """
-    setns = _setns()
+    setns, before = _setns(), getattr(_thread, "home", None)
     home = _own()
     try:
         # Whether we can come back: a process that is root in a user namespace of its own, but not of its network,
         # can go, and never return.
         setns(home, _CLONE_NEWNET)
+        _thread.home = home if before is None else before
         try:
             go()
             yield
@@ -203,6 +210,7 @@ def _there_and_back(go: Callable[[], object]) -> Iterator[None]:
                 message = f"this thread can't go back to its network namespace, and stays in another: {e.strerror}"
                 raise OSError(e.errno, message) from e
     finally:
+        _thread.home = before
         os.close(home)
 
 

@@ -28,8 +28,8 @@ _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH, Linux 4.13: tell the route that was foun
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)  # no route; or "unreachable" and its like
 
 _WHY_NOT = {
-    errno.EPERM: "takes CAP_NET_ADMIN in the network namespace that the supervisor is in: run it as root",
-    errno.EOPNOTSUPP: "takes a kernel with veth (CONFIG_VETH): modprobe veth",
+    errno.EPERM: "it takes CAP_NET_ADMIN in the network namespace that the supervisor is in: run that as root",
+    errno.EOPNOTSUPP: "this kernel has no veth (CONFIG_VETH): modprobe veth",
 }
 
 
@@ -55,7 +55,7 @@ def make(here: socket.socket, there: socket.socket, namespace: int) -> Pair:
     except OSError as e:
         if e.errno not in _WHY_NOT:
             raise
-        raise Unsupported(f'network="veth" {_WHY_NOT[e.errno]} ({e.strerror})') from e
+        raise Unsupported(f"no veth pair can be made: {_WHY_NOT[e.errno]} ({e.strerror})") from e
     made = _asked(there, ifinfmsg(), _GETLINK, {"attrs": [("IFLA_IFNAME", "eth0")]})
     return Pair(outside=made.get_attr("IFLA_LINK"), inside=made["index"])
 
@@ -97,7 +97,7 @@ def _refuse_ipv6(interface: str) -> None:
     except FileNotFoundError:
         pass  # a kernel without IPv6
     except OSError as e:
-        raise Unsupported(f'network="veth" sets sysctls of the interface that it makes: {e}') from e
+        raise Unsupported(f"no veth pair can be made: IPv6 can't be turned off at the supervisor's end: {e}") from e
 
 
 def _free_addresses(here: socket.socket, index: int) -> tuple[str, str]:
