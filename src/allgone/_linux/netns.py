@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from typing import Any, TypeVar
 
-from allgone.errors import Unsupported
+from allgone.errors import AllgoneError, Unsupported
 
 _Result = TypeVar("_Result")
 _Socket = socket.socket  # by a name that is not also a method's
@@ -70,17 +70,20 @@ class NetworkNamespace:
         What is started in the block, threads too, is born in the namespace, and stays there. (``/proc/self/net`` shows
         what the main thread is in.) Don't ``await`` in the block: others run in this thread then.
 
-        Raises ValueError once the process was stopped, and OSError where the thread may not enter, or, at the end of
-        the block, not go back: it stays in the namespace then.
+        Raises ValueError once the process was stopped, OSError where the thread may not enter, and `AllgoneError`
+        where it has lost the right to go back by the end of the block: it stays in the namespace then.
         """
-        return _inside(partial(_setns(), self.fileno(), _CLONE_NEWNET))
+        return _inside(self._enter)
 
     def call(self, function: Callable[[], _Result]) -> _Result:
         """What `function` returns, called in the namespace.
 
         Shorter than `entered()`, and no Ctrl-C can come between the call and the way back.
         """
-        return _call(partial(_setns(), self.fileno(), _CLONE_NEWNET), function)
+        return _call(self._enter, function)
+
+    def _enter(self) -> None:
+        _setns()(self.fileno(), _CLONE_NEWNET)
 
     def socket(self, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM, proto: int = 0) -> _Socket:
         """A socket made in the namespace, as by `socket.socket()`. It stays there, and holds the namespace while open.
@@ -191,7 +194,8 @@ def _there_and_back(go: Callable[[], object]) -> Iterator[None]:
     """Have the calling thread `go` to another namespace, and come back after the ``yield``.
 
     A generator, for what is raised by a signal as it is resumed is raised at the ``yield``, and the system call comes
-    first after that. Raises OSError, the thread where it was, if it could not come back.
+    first after that. Raises OSError, the thread where it was, if it could not come back, and `AllgoneError` if it
+    can't any more.
     """
     setns, before = _setns(), getattr(_thread, "home", None)
     home = _own()
@@ -207,8 +211,9 @@ def _there_and_back(go: Callable[[], object]) -> Iterator[None]:
             try:
                 setns(home, _CLONE_NEWNET)
             except OSError as e:
-                message = f"this thread can't go back to its network namespace, and stays in another: {e.strerror}"
-                raise OSError(e.errno, message) from e
+                raise AllgoneError(
+                    f"this thread can't go back to its network namespace, and stays in another: {e.strerror}"
+                ) from e
     finally:
         _thread.home = before
         os.close(home)
