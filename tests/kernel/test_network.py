@@ -208,7 +208,7 @@ def test_the_link_is_up_has_no_ipv6_and_is_gone_when_stop_returns(backend: Backe
     with backend.Popen(["sleep", "1000"], network="veth") as proc:
         (link,) = networks.links() - before
         assert Path(f"/sys/class/net/{link}/operstate").read_text() == "up\n"
-        assert Path(f"/proc/sys/net/ipv6/conf/{link}/disable_ipv6").read_text() == "1\n"
+        assert not Path(f"/proc/sys/net/ipv6/conf/{link}").exists()
         proc.stop()
         assert networks.links() == before
     with pytest.raises(ValueError, match="its process was stopped"):
@@ -240,6 +240,9 @@ def test_in_a_group_each_has_its_own_and_the_stop_of_all_ends_them(backend: Back
         assert len({networks.of(each.pid) for each in (one, two, three)}) == 3
         one.stop()
         assert len(networks.links() - before) == 1
+        four = group.Popen(["sh", "-c", "sleep 1000 & exit 3"], network="veth")
+        assert four.wait() == 3
+        assert len(networks.links() - before) == 2
         group.stop()
         assert networks.links() == before
     with pytest.raises(ValueError, match="its process was stopped"):

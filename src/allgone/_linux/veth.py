@@ -18,6 +18,9 @@ from allgone.errors import Unsupported
 _NETWORK, _NETWORK_LENGTH = IPv4Address("198.18.0.0"), 15
 _HALVES, _PAIRS_IN_HALF = 2, 1 << 15
 _PREFIX_LENGTH = 31  # RFC 3021: both addresses are hosts'
+# IPv6 needs 1280 (RFC 8200, section 5), so there is none at either end. Else what is inside could tell us, by router
+# advertisements, to send it what is meant for others. (The sysctl for it is read-only in most containers.)
+_MTU = 1279
 
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _GETROUTE = 16, 17, 18, 20, 26  # rtnetlink(7)
 _REQUEST, _ACK, _CREATE = 0x1, 0x4, 0x400 | 0x200  # netlink(7); to create, and not to change one that is there
@@ -47,9 +50,10 @@ def make(here: socket.socket, there: socket.socket, namespace: int) -> Pair:
     """
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-    there_it_is = {"attrs": [("IFLA_IFNAME", "eth0"), ("IFLA_NET_NS_FD", namespace)]}
-    what = [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", there_it_is)]})]
-    attributes = [("IFLA_IFNAME", "allgone%d"), ("IFLA_LINKINFO", {"attrs": what})]  # the kernel sets the number
+    other_end = [("IFLA_IFNAME", "eth0"), ("IFLA_MTU", _MTU), ("IFLA_NET_NS_FD", namespace)]
+    kind = [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", {"attrs": other_end})]})]
+    # The kernel sets the number.
+    attributes = [("IFLA_IFNAME", "allgone%d"), ("IFLA_MTU", _MTU), ("IFLA_LINKINFO", {"attrs": kind})]
     try:
         _change(here, ifinfmsg(), _NEWLINK, {"attrs": attributes}, _CREATE)
     except OSError as e:
@@ -68,7 +72,6 @@ def connect(here: socket.socket, there: socket.socket, pair: Pair) -> tuple[str,
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-    _refuse_ipv6(_asked(here, ifinfmsg(), _GETLINK, {"index": pair.outside}).get_attr("IFLA_IFNAME"))
     addresses = _free_addresses(here, pair.outside)
     for end, index, address in ((there, pair.inside, addresses[1]), (here, pair.outside, addresses[0])):
         attributes = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
@@ -87,17 +90,6 @@ def remove(there: socket.socket, index: int) -> None:
     except OSError as e:
         if e.errno != errno.ENODEV:  # somebody inside has removed it
             raise
-
-
-def _refuse_ipv6(interface: str) -> None:
-    """What is inside could tell us by IPv6's router advertisements to send it what is meant for others."""
-    try:
-        with open(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6", "w", encoding="ascii") as f:
-            f.write("1")
-    except FileNotFoundError:
-        pass  # a kernel without IPv6
-    except OSError as e:
-        raise Unsupported(f"no veth pair can be made: IPv6 can't be turned off at the supervisor's end: {e}") from e
 
 
 def _free_addresses(here: socket.socket, index: int) -> tuple[str, str]:
