@@ -364,6 +364,30 @@ def test_ctrl_c_leaves_the_thread_where_it_was(
     assert networks.own() == home
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # for the file that a signal keeps from getting a name
+def test_signals_that_raise_at_any_time_leave_the_thread_where_it_was(namespace: netns.NetworkNamespace) -> None:
+    home, interrupted = networks.own(), 0
+
+    def raises(*_: object) -> None:
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, raises)
+    try:
+        for each in range(500):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.00001 * (each % 50 + 1))
+                for _ in range(50):
+                    namespace.call(os.getpid)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except InterruptedError:
+                interrupted += 1
+            assert networks.own() == home
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted
+
+
 def test_a_thread_that_can_not_come_back_is_an_error(namespace: netns.NetworkNamespace) -> None:
     user = spare_uid()
     raised: list[Exception] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import socket
 import struct
@@ -42,8 +43,9 @@ class NetworkNamespace:
     enters it needs the rights that making it took.
     """
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self) -> None:
+        """The one that the calling thread is in."""
+        self._file = io.FileIO(_OWN)  # and no bare fd, which would be lost with a Ctrl-C just here
         self._link: int | None = None  # index, inside, of its end of the veth pair
         self._addresses: tuple[str, str] | None = None
         _held.add(self)
@@ -60,9 +62,9 @@ class NetworkNamespace:
 
     def fileno(self) -> int:
         """The fd that holds it, as setns(2) takes it; ours to close. Raises ValueError once it is closed."""
-        if self._fd < 0:
+        if self._file.closed:
             raise ValueError("the network namespace is not held here: its process was stopped, or this is a fork")
-        return self._fd
+        return self._file.fileno()
 
     def entered(self) -> AbstractContextManager[None]:
         """The calling thread is in the namespace until the block is left; all other threads stay where they are.
@@ -103,14 +105,13 @@ class NetworkNamespace:
 
     def close(self) -> None:
         """Let go of it, and have a veth pair removed at once. Idempotent."""
-        if self._fd < 0:
+        if self._file.closed:
             return
         try:
             if self._link is not None:
                 self._remove_link(self._link)
         finally:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+            self._file.close()
 
     def __del__(self) -> None:
         self.close()  # only where a Ctrl-C came before anybody else got to know of it
@@ -131,7 +132,7 @@ class NetworkNamespace:
             socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) as here,
             self.socket(socket.AF_NETLINK, socket.SOCK_RAW) as there,
         ):
-            pair = veth.make(here, there, self._fd)
+            pair = veth.make(here, there, self.fileno())
             self._link = pair.inside
             self._addresses = veth.connect(here, there, pair)
 
@@ -168,7 +169,7 @@ def _take_up_loopback() -> NetworkNamespace:
     # Not by pyroute2, whose import takes a hundred times as long as all of this.
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as anyone:
         fcntl.ioctl(anyone, _SIOCSIFFLAGS, _IFREQ.pack(b"lo", _IFF_UP))
-    return NetworkNamespace(_own())
+    return NetworkNamespace()
 
 
 def call_outside(function: Callable[[], _Result]) -> _Result:
@@ -186,10 +187,6 @@ def _call(go: Callable[[], object], function: Callable[[], _Result]) -> _Result:
         next(there_and_back, None)
 
 
-def _own() -> int:
-    return os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
-
-
 def _there_and_back(go: Callable[[], object]) -> Iterator[None]:
     """Have the calling thread `go` to another namespace, and come back after the ``yield``.
 
@@ -198,7 +195,8 @@ def _there_and_back(go: Callable[[], object]) -> Iterator[None]:
     can't any more.
     """
     setns, before = _setns(), getattr(_thread, "home", None)
-    home = _own()
+    file = io.FileIO(_OWN)
+    home = file.fileno()
     try:
         # Whether we can come back: a process that is root in a user namespace of its own, but not of its network,
         # can go, and never return.
@@ -216,7 +214,7 @@ def _there_and_back(go: Callable[[], object]) -> Iterator[None]:
                 ) from e
     finally:
         _thread.home = before
-        os.close(home)
+        file.close()
 
 
 _inside = contextmanager(_there_and_back)
@@ -253,9 +251,7 @@ def _from_libc(name: str) -> Callable[..., object]:
 def _after_fork_in_child() -> None:
     """A fork must not hold what is its parent's."""
     for each in list(_held):
-        if each._fd >= 0:
-            os.close(each._fd)
-            each._fd = -1
+        each._file.close()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
