@@ -208,7 +208,7 @@ def _there_and_back(go: Callable[[], object]) -> Iterator[None]:
         finally:
             try:
                 setns(home, _CLONE_NEWNET)
-            except OSError as e:
+            except PermissionError as e:
                 raise AllgoneError(
                     f"this thread can't go back to its network namespace, and stays in another: {e.strerror}"
                 ) from e
