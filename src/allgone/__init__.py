@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from allgone._core.report import Sent as Sent
     from allgone._core.report import Usage as Usage
     from allgone._core.sockets import ListeningSocket as ListeningSocket
+    from allgone._linux.netns import NetworkNamespace as NetworkNamespace
     from allgone._process.fixture import process_fixture as process_fixture
     from allgone._process.group import Group as Group
     from allgone._process.group import group as group
@@ -75,6 +76,7 @@ _WHERE = {
     "allgone._core.policy": ("StopPolicy",),
     "allgone._core.report": ("Port", "Process", "Report", "Sent", "Usage"),
     "allgone._core.sockets": ("ListeningSocket",),
+    "allgone._linux.netns": ("NetworkNamespace",),
     "allgone._process.fixture": ("process_fixture",),
     "allgone._process.group": ("Group", "group"),
     "allgone._process.output": ("capture",),

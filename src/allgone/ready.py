@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,6 +99,12 @@ def path_exists(path: str | os.PathLike[str]) -> Probe:
     return _PathExists(os.fspath(path))
 
 
+def _in_network_of(process: Any) -> AbstractContextManager[None]:
+    """Where the process has one of its own, connect there."""
+    netns = getattr(process, "netns", None)
+    return nullcontext() if netns is None else cast("AbstractContextManager[None]", netns.entered())
+
+
 class _Tcp:
     reads_output = False
 
@@ -107,7 +114,7 @@ class _Tcp:
     def __call__(self, process: Any, output: Output) -> bool:
         import socket
 
-        with socket.create_connection(self._address, timeout=_PROBE_TIMEOUT):
+        with _in_network_of(process), socket.create_connection(self._address, timeout=_PROBE_TIMEOUT):
             return True
 
     def __repr__(self) -> str:
@@ -126,7 +133,10 @@ class _Http:
 
         try:
             # A proxy set in the environment is for the world outside, not for the server under test.
-            with build_opener(ProxyHandler({})).open(self._url, timeout=_PROBE_TIMEOUT) as answer:
+            with (
+                _in_network_of(process),
+                build_opener(ProxyHandler({})).open(self._url, timeout=_PROBE_TIMEOUT) as answer,
+            ):
                 return bool(answer.status < 400)
         except HTTPException as e:
             raise ConnectionError(f"{self._url}: {e!r}") from e
@@ -142,6 +152,8 @@ class Listening:
         self._wanted = wanted
 
     def before_start(self, keywords: Mapping[str, Any]) -> None:
+        if keywords.get("network") is not None:
+            return  # all its ports are free
         from allgone._process import listening
 
         stdin = keywords.get("stdin")

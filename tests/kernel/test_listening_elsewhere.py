@@ -109,3 +109,15 @@ def test_pyroute2_is_imported_by_nobody_who_does_not_ask() -> None:
         "assert not any('pyroute2' in name or name == 'ipaddress' for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONWARNINGS": "error"})
+
+
+def test_in_a_network_of_its_own_every_port_is_free(any_backend: BackendUnderTest) -> None:
+    words, ready = command("listens", "tcp", "127.0.0.1", str(PORT)), allgone.listening(PORT)
+    with (
+        socket.create_server(("127.0.0.1", PORT)),
+        allgone.process_fixture(words, ready=ready, network="private", **any_backend.options) as one,
+        allgone.process_fixture(words, ready=ready, network="private", **any_backend.options) as two,
+    ):
+        assert one.listening() == two.listening() == (allgone.ListeningSocket("tcp", "127.0.0.1", PORT),)
+        one.connect(PORT).close()
+    assert [port.released for port in one.report.ports] == [True]

@@ -46,6 +46,7 @@ class Holdings:
     processes: frozenset[int]
     cgroups: frozenset[str]
     is_subreaper: bool
+    networks: frozenset[str]  # the namespace that this thread is in
 
 
 def holdings(base: str | None) -> Holdings:
@@ -57,6 +58,7 @@ def holdings(base: str | None) -> Holdings:
         frozenset(_descendants()) - zombies,
         frozenset(each for each in cgroups.tree(base) if not _is_own_home(each)) if base else frozenset(),
         _is_subreaper(),
+        frozenset([os.readlink("/proc/thread-self/ns/net")]),
     )
 
 
@@ -105,6 +107,7 @@ def leaked(before: Holdings, base: str | None) -> list[str]:
         *(f"process {procfs.describe(pid)}" for pid in sorted(after.processes - before.processes)),
         *(f"cgroup {folder}, processes in it: {cgroups.pids(folder)}" for folder in sorted(new_cgroups)),
         *(["being a child subreaper"] if after.is_subreaper and not before.is_subreaper else []),
+        *(f"being in the network namespace {each}" for each in after.networks - before.networks),
     ]
     for pid in after.processes - before.processes:
         procfs.end(pid)

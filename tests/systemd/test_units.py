@@ -164,3 +164,40 @@ def test_a_manager_kills_a_unit_and_forgets_that_it_failed(environment: Environm
     """
     )
     environment.run_python(code, place=place, seconds=30)
+
+
+@pytest.mark.parametrize("place", [ROOT_SERVICE], ids=str)
+def test_a_scope_of_its_own_and_a_network_of_its_own_go_together(environment: Environment, place: Place) -> None:
+    code = (
+        SHOW
+        + """
+    import allgone, os, socket
+    before = socket.if_nameindex()
+    with allgone.Popen(["sleep", "1000"], unit="net.scope", network="veth") as child:
+        assert os.readlink(f"/proc/{child.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+        assert len(socket.if_nameindex()) == len(before) + 1
+        assert child.netns.address
+        child.stop()
+    assert socket.if_nameindex() == before
+    assert show("net.scope", "ActiveState") == {"ActiveState": "inactive"}
+    """
+    )
+    environment.run_python(code, place=place)
+
+
+@pytest.mark.parametrize("place", [USER_SESSION], ids=str)
+def test_an_ordinary_user_has_no_network_to_give_and_no_scope_is_left(environment: Environment, place: Place) -> None:
+    code = (
+        SHOW
+        + """
+    import allgone
+    try:
+        allgone.Popen(["sleep", "1000"], unit="net.scope", network="private")
+    except allgone.Unsupported as e:
+        assert "CAP_SYS_ADMIN" in str(e), e
+    else:
+        raise AssertionError("no error")
+    assert show("net.scope", "ActiveState") == {"ActiveState": "inactive"}
+    """
+    )
+    environment.run_python(code, place=place)

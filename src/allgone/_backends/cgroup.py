@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from allgone._backends import cgroup_base, marks
@@ -44,7 +44,7 @@ class CgroupContainment:
         self._mount = home.mount
         self._forget = forget
         self._release: int | None = None
-        self._close: Callable[[], None] | None = None
+        self._own = ExitStack()
         self.gone = False
         self._lost = ""
         self._used: Usage | None = None
@@ -126,8 +126,7 @@ class CgroupContainment:
             os.write(self._release, b"!")
 
     def close_with(self, close: Callable[[], None]) -> None:
-        """What `close()` is to do."""
-        self._close = close
+        self._own.callback(close)
 
     def note(self, policy: StopPolicy, argv: Sequence[object]) -> None:
         """What others are to know of it, and whether the guard must not kill it at once."""
@@ -144,9 +143,11 @@ class CgroupContainment:
     def nested(self, name: str) -> CgroupContainment:
         folder = f"{self._folder}/{checked_name(name)}"
         try:
-            return CgroupContainment(name, folder, self.home, lambda _: None)
+            inner = CgroupContainment(name, folder, self.home, lambda _: None)
         except FileExistsError:
             raise ValueError(f"name {name!r} is in use: {folder} exists") from None
+        self.close_with(inner.close)
+        return inner
 
     def where(self) -> str:
         return self._folder
@@ -227,9 +228,7 @@ class CgroupContainment:
         return True
 
     def close(self) -> None:
-        close, self._close = self._close, None
-        if close is not None:
-            close()
+        self._own.close()
 
 
 def _enter(procs: int) -> None:

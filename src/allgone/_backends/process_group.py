@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 from allgone._backends.keeper import KEEPER, Keeper
@@ -57,6 +57,7 @@ class ProcessGroupContainment:
         self._tag = processes.new_tag()
         self._leaders: dict[int, Leader] = {}
         self._inner: list[ProcessGroupContainment] = []
+        self._own = ExitStack()
         self.gone = False
         self._number = keeper.add_group(self._entry(0)) if keeper else 0
         if sweep:
@@ -114,6 +115,7 @@ class ProcessGroupContainment:
             keeper=self._keeper,
         )  # fmt: skip
         self._inner.append(inner)
+        self.close_with(inner.close)
         return inner
 
     def where(self) -> str:
@@ -236,8 +238,11 @@ class ProcessGroupContainment:
         for inner in self._inner:
             inner.release()
 
+    def close_with(self, close: Callable[[], None]) -> None:
+        self._own.callback(close)
+
     def close(self) -> None:
-        pass  # nothing was made for it alone
+        self._own.close()
 
     def remove(self) -> bool:
         if self.gone:

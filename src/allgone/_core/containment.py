@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -136,8 +136,12 @@ class Containment(Protocol):
         """Remove the kernel object. False if it is not empty yet or the kernel wants a moment. Idempotent."""
         ...
 
+    def close_with(self, close: Callable[[], None]) -> None:
+        """Something that `close()` is to do as well."""
+        ...
+
     def close(self) -> None:
-        """Once it is removed: let go of what was made for it alone, a scope of its own. Idempotent."""
+        """Once it is removed: let go of what was made for it alone, a scope or a network of its own. Idempotent."""
         ...
 
 

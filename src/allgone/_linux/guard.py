@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 
 from allgone._linux import fds, launcher
@@ -130,12 +131,15 @@ def _spawned(reader: int, us: int, register: int | None, own: str, program: Sequ
     # Nothing of our environment: CI runners end what carries their marks there.
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     stdio = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0), *((os.POSIX_SPAWN_DUP2, 0, fd) for fd in (1, 2))]
+    spawn = partial(
+        os.posix_spawn,
+        before[0], ["allgone-guard" if len(before) == 1 else before[0], *before[1:], *words], kept,
+        file_actions=[*stdio, *((os.POSIX_SPAWN_DUP2, *pair) for pair in there.items())],
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+    )  # fmt: skip
     try:
-        parent = os.posix_spawn(
-            before[0], ["allgone-guard" if len(before) == 1 else before[0], *before[1:], *words], kept,
-            file_actions=[*stdio, *((os.POSIX_SPAWN_DUP2, *pair) for pair in there.items())],
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-        )  # fmt: skip
+        netns = sys.modules.get("allgone._linux.netns")  # imported, if this thread is in a namespace of a child's
+        parent = netns.call_outside(spawn) if netns else spawn()
     except BaseException:
         os.close(status)
         raise

@@ -10,7 +10,7 @@ from socket import AF_INET, AF_INET6, AF_UNIX, IPPROTO_TCP, IPPROTO_UDP, SOCK_DG
 from typing import Any, TypeVar
 
 from allgone._core.sockets import PROTOS, Found, ListeningSocket, Wanted
-from allgone._linux import processes
+from allgone._linux import netns, processes
 
 _T = TypeVar("_T")
 
@@ -95,7 +95,7 @@ def _listening(
     wanted: Wanted, cgroups: Collection[int], only: Collection[int] | None, namespace: int | None
 ) -> list[Found]:
     if namespace is not None:
-        _enter(namespace)
+        netns.enter(namespace)
     found = []
     for proto in (wanted.proto,) if wanted.proto else PROTOS:
         if proto == "unix":
@@ -147,13 +147,6 @@ def _in_a_thread(function: Callable[[], _T]) -> _T:
     if failed:
         raise failed[0]
     return done[0]
-
-
-def _enter(namespace: int) -> None:
-    import ctypes
-
-    if ctypes.CDLL(None, use_errno=True).setns(namespace, 0x40000000) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _inet(proto: str, port: int, cgroups: Collection[int], only: Collection[int] | None) -> list[Found]:

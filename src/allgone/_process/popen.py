@@ -25,6 +25,7 @@ from allgone._linux import fds, launcher
 from allgone._linux.pidfd import Child
 from allgone._process import driver, reporting, start_failures, tracing
 from allgone._process.communicate import Exchange
+from allgone._process.network import Network, Networked, check_network
 from allgone._process.spawn_arguments import argv_of, check_process_group, entered_first, named, passed, scope_of
 from allgone.errors import WrongProcess
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from allgone._core.sockets import ListeningSocket
 
 
-class Popen(subprocess.Popen[Any]):
+class Popen(Networked, subprocess.Popen[Any]):
     """`subprocess.Popen` with a containment: what the child starts can be found, signalled and stopped with it.
 
     Takes all that `subprocess.Popen` takes, and:
@@ -55,6 +56,10 @@ class Popen(subprocess.Popen[Any]):
         With cgroup, where systemd runs: a scope of its own with this name (``"job.scope"``; made up where only others
         are given), in this slice, with these properties (systemd.scope(5), ``{"MemoryMax": "1G"}``).
 
+    network
+        A network namespace of its own (`netns`): ``"private"``, with loopback only, or ``"veth"``, in addition with an
+        IPv4 address that this process reaches. `connect()` connects to what listens in it.
+
     Leaving the ``with`` block waits for the leader, as in the standard library, then stops what is left; leaving it
     by an exception stops everything at once.
 
@@ -65,7 +70,8 @@ class Popen(subprocess.Popen[Any]):
     frozenset()
 
     Raises what `subprocess.Popen` raises (`FileNotFoundError` names the command), `BackendUnavailable`, and
-    `PlacementFailed` when the child could not enter its containment (nothing was run then).
+    `PlacementFailed` when the child could not enter its containment (nothing was run then); `Unsupported` where
+    there can't be a `network`.
     """
 
     _trace: tracing.Trace | None = None
@@ -85,12 +91,14 @@ class Popen(subprocess.Popen[Any]):
         slice: str | None = None,
         description: str | None = None,
         properties: Mapping[str, object] | None = None,
+        network: Network | None = None,
         _within: Containment | None = None,
         **keywords: Any,
     ) -> None:
         options = named(positional, keywords)
         argv, executable = argv_of(args, shell=options.pop("shell", False), executable=options.pop("executable", None))
         self._policy = _checked_policy(policy) or DEFAULT
+        check_network(network)
         self._report: Report | None = None
         self._child: Child | None = None
         self._ports_matter = False
@@ -108,6 +116,7 @@ class Popen(subprocess.Popen[Any]):
             self._containment = made_by.create(name, executable, scope, policy=self._policy, argv=argv)
             driver.track(self._containment)
         try:
+            self._have_network(network, self._containment)
             with tracing.spawned(self, trace, argv):
                 self._spawn(argv, executable, options)
         except BaseException:
@@ -146,8 +155,9 @@ class Popen(subprocess.Popen[Any]):
         if command.start_new_session:
             check_process_group(options)
             options["start_new_session"] = True
+        spawn = functools.partial(super().__init__, list(command.argv), executable=command.executable, **options)
         try:
-            super().__init__(list(command.argv), executable=command.executable, **options)
+            self._in_network(spawn)
         except OSError as e:
             if e.filename in (command.executable, os.fsencode(command.executable)):
                 raise start_failures.not_executed(e, executable) from e
