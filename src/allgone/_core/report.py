@@ -10,15 +10,16 @@ from allgone._core.genealogy import Genealogy
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process as it was seen; facts for people, not a handle."""
+    """A process as it was seen; facts for people, not a handle. `how`: of an escapee, where it is and by what."""
 
     pid: int
     name: str = "?"
     command: str = ""
     user: str = ""
+    how: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name} (pid {self.pid})"
+        return f"{self.name} (pid {self.pid}{', ' + self.how if self.how else ''})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,17 @@ class Report:
     left_running
         Members that ``kill_mode="process"`` spared.
     escapees
-        Processes that left a process-group containment; with ``sweep=True`` they were killed as well.
+        Processes that left the containment: a process group's by setsid(), with ``trace=True`` those that left a cgroup
+        as well. With ``sweep=True``, or ``escapees="kill"``, they were killed.
     duration
         Seconds from the beginning of the stop to its end.
     ended_from_outside
         Who or what else stopped or killed it, such as ``systemctl stop`` of its scope; "" if nobody did.
     genealogy
         With ``trace=True``: who started whom, ran what, when, and ended how.
+    may_have_started
+        With ``trace=True``: what others may have started for it. Programs of its that ask others for that, and
+        transient units of systemd's that are there and were not before.
     """
 
     name: str
@@ -76,6 +81,7 @@ class Report:
     duration: float
     ended_from_outside: str = ""
     genealogy: Genealogy | None = None
+    may_have_started: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """The report as JSON-serialisable values.
@@ -98,6 +104,8 @@ class Report:
                 lines.append(f"  {title}: " + ", ".join(map(str, who[:8])) + (", …" if len(who) > 8 else ""))
         if self.genealogy is not None:
             lines.append(f"  traced: {self.genealogy}")
+        if self.may_have_started:
+            lines.append("  others may have started something for it: " + ", ".join(self.may_have_started))
         if self.ended_from_outside:
             lines.append(f"  ended from outside: {self.ended_from_outside}")
         lines += [f"  sent {sent}" for sent in self.sent if sent.signum != signal.SIGCONT]

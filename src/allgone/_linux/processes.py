@@ -74,6 +74,7 @@ class Stat(NamedTuple):
     state: str
     ppid: int
     threads: int
+    started: float = 0.0  # seconds since boot, cut to the clock tick
 
     @property
     def alive(self) -> bool:
@@ -90,7 +91,8 @@ def stat(pid: int) -> Stat | None:
         return None
     comm, rest = text[text.index(b"(") + 1 :].rsplit(b")", 1)
     fields = rest.split()
-    return Stat(comm.decode("utf-8", "replace"), fields[0].decode(), int(fields[1]), int(fields[17]))
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return Stat(comm.decode("utf-8", "replace"), fields[0].decode(), int(fields[1]), int(fields[17]), started)
 
 
 def is_alive(pid: int) -> bool:

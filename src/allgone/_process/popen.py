@@ -48,6 +48,9 @@ class Popen(subprocess.Popen[Any]):
     trace
         Whether the kernel is to tell of every process that is started: `genealogy()`. Raises `Unsupported` where it
         does not.
+    escapees
+        What to do about descendants that left the containment and live on after a stop: ``"warn"`` (default),
+        ``"ignore"``, or with `trace` ``"kill"``. In a cgroup such are known with `trace` only.
     unit, slice, description, properties
         With cgroup, where systemd runs: a scope of its own with this name (``"job.scope"``; made up where only others
         are given), in this slice, with these properties (systemd.scope(5), ``{"MemoryMax": "1G"}``).
@@ -65,7 +68,7 @@ class Popen(subprocess.Popen[Any]):
     `PlacementFailed` when the child could not enter its containment (nothing was run then).
     """
 
-    _trace: tracing.Trace | None = None
+    _traced: tracing.Traced | None = None
     _was_born = False  # whether the launcher has not become the leader, but had it born
 
     def __init__(
@@ -78,6 +81,7 @@ class Popen(subprocess.Popen[Any]):
         sweep: bool = False,
         guard: bool = True,
         trace: bool = False,
+        escapees: tracing.Escapees = "warn",
         unit: str | None = None,
         slice: str | None = None,
         description: str | None = None,
@@ -92,7 +96,8 @@ class Popen(subprocess.Popen[Any]):
         self._child: Child | None = None
         self._sent: set[int] = set()  # signals: the leader's end by one of these was our doing
         scope = scope_of(unit, slice, description, properties, policy)
-        tracing.check(trace)
+        tracing.check(trace, escapees)
+        self._escapees = escapees
         if _within is not None:
             if scope is not None:
                 raise TypeError("a member of a group can't have a unit of its own")
@@ -104,7 +109,7 @@ class Popen(subprocess.Popen[Any]):
             self._containment = made_by.create(name, executable, scope, policy=self._policy, argv=argv)
             driver.track(self._containment)
         try:
-            with tracing.spawned(self, trace, argv):
+            with tracing.spawned(self, trace, escapees, argv):
                 self._spawn(argv, executable, options)
         except BaseException:
             self._discard()
@@ -214,13 +219,13 @@ class Popen(subprocess.Popen[Any]):
         return self._containment.members()
 
     def escapees(self) -> frozenset[int]:
-        """Pids of live descendants that left the containment; with cgroup there are none."""
-        return self._containment.escapees()
+        """Pids of live descendants that left the containment; in a cgroup, those are known with ``trace=True`` only."""
+        return self._containment.escapees() | (self._traced.outside() if self._traced else frozenset())
 
     def genealogy(self) -> Genealogy:
         """What leader and descendants have done until now. Raises ValueError where there was no ``trace=True``."""
         self._check_owner()
-        return tracing.genealogy(self._trace)
+        return tracing.genealogy(self._traced)
 
     # Waiting: the leader is looked at without reaping it, for its number may still be needed
 
@@ -328,8 +333,9 @@ class Popen(subprocess.Popen[Any]):
             policy = _checked_policy(policy) or self._policy
             leaders = self._leaders()
             stop = functools.partial(driver.stop, self._containment, leaders, policy, carry_out)
+            settle, keep, traced = self._settled, self._keep, (self._traced,) if self._traced else ()
             return reporting.reported(
-                self._containment, leaders, stop, self._settled, self._keep, self._sent, self._trace
+                self._containment, leaders, stop, settle, keep, self._sent, escapees=self._escapees, traced=traced
             )
         return self._report
 
