@@ -25,7 +25,15 @@ from allgone._linux import fds, launcher
 from allgone._linux.pidfd import Child
 from allgone._process import driver, reporting, tracing
 from allgone._process.communicate import Exchange
-from allgone._process.spawn_arguments import argv_of, check_process_group, entered_first, named, passed, scope_of
+from allgone._process.spawn_arguments import (
+    argv_of,
+    check_process_group,
+    check_seal,
+    entered_first,
+    named,
+    passed,
+    scope_of,
+)
 from allgone.errors import PlacementFailed, WrongProcess
 
 
@@ -51,6 +59,9 @@ class Popen(subprocess.Popen[Any]):
     escapees
         What to do about descendants that left the containment and live on after a stop: ``"warn"`` (default),
         ``"ignore"``, or with `trace` ``"kill"``. In a cgroup such are known with `trace` only.
+    seal
+        With cgroup, as root: whether to keep the command from moving to other cgroups, in namespaces of its own. Raises
+        `Unsupported` where that can't be done.
     unit, slice, description, properties
         With cgroup, where systemd runs: a scope of its own with this name (``"job.scope"``; made up where only others
         are given), in this slice, with these properties (systemd.scope(5), ``{"MemoryMax": "1G"}``).
@@ -82,6 +93,7 @@ class Popen(subprocess.Popen[Any]):
         guard: bool = True,
         trace: bool = False,
         escapees: tracing.Escapees = "warn",
+        seal: bool = False,
         unit: str | None = None,
         slice: str | None = None,
         description: str | None = None,
@@ -97,6 +109,8 @@ class Popen(subprocess.Popen[Any]):
         self._sent: set[int] = set()  # signals: the leader's end by one of these was our doing
         scope = scope_of(unit, slice, description, properties, policy)
         tracing.check(trace, escapees)
+        if seal:
+            check_seal(options)
         self._escapees = escapees
         if _within is not None:
             if scope is not None:
@@ -109,6 +123,8 @@ class Popen(subprocess.Popen[Any]):
             self._containment = made_by.create(name, executable, scope, policy=self._policy, argv=argv)
             driver.track(self._containment)
         try:
+            if seal:
+                self._containment.seal()
             with tracing.spawned(self, trace, escapees, argv):
                 self._spawn(argv, executable, options)
         except BaseException:
@@ -160,6 +176,8 @@ class Popen(subprocess.Popen[Any]):
         message = os.strerror(failed.error)
         if failed.stage == launcher.EXEC:
             return OSError(failed.error, message, executable)
+        if failed.stage == launcher.SEAL:
+            message = f"the command can't be sealed in: {message}"
         remedy = cgroup_base.placement_remedy(failed.error)
         return PlacementFailed(failed.error, message, self._containment.where(), remedy)
 
