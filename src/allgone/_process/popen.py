@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from allgone._backends import cgroup_base, choose
+from allgone._backends import choose
 from allgone._backends.choose import BackendName
 from allgone._core.command import Command
 from allgone._core.containment import Backend, Containment, Guarantees
@@ -23,7 +23,7 @@ from allgone._core.report import Report
 from allgone._core.stop import Steps, Wait
 from allgone._linux import fds, launcher
 from allgone._linux.pidfd import Child
-from allgone._process import driver, reporting, tracing
+from allgone._process import driver, failures, reporting, tracing
 from allgone._process.communicate import Exchange
 from allgone._process.spawn_arguments import (
     argv_of,
@@ -34,7 +34,7 @@ from allgone._process.spawn_arguments import (
     passed,
     scope_of,
 )
-from allgone.errors import PlacementFailed, WrongProcess
+from allgone.errors import WrongProcess
 
 
 class Popen(subprocess.Popen[Any]):
@@ -153,7 +153,7 @@ class Popen(subprocess.Popen[Any]):
         if launch.born is not None:
             self._succeed_to(launch.born)
         if launch.failure is not None:
-            raise self._failure(launch.failure, executable)
+            raise failures.of_launch(launch.failure, executable, self._containment.where())
 
     def _start(self, command: Command, executable: object, options: dict[str, Any]) -> None:
         options = dict(options)
@@ -167,19 +167,10 @@ class Popen(subprocess.Popen[Any]):
             super().__init__(list(command.argv), executable=command.executable, **options)
         except OSError as e:
             if e.filename in (command.executable, os.fsencode(command.executable)):
-                raise _launcher_not_executed(e, executable) from e
+                raise failures.launcher_not_executed(e, executable) from e
             raise
         if self.pid is not None:  # None where a subclass or a test has replaced the spawning
             self._adopt()
-
-    def _failure(self, failed: launcher.Failure, executable: Any) -> OSError:
-        message = os.strerror(failed.error)
-        if failed.stage == launcher.EXEC:
-            return OSError(failed.error, message, executable)
-        if failed.stage == launcher.SEAL:
-            message = f"the command can't be sealed in: {message}"
-        remedy = cgroup_base.placement_remedy(failed.error)
-        return PlacementFailed(failed.error, message, self._containment.where(), remedy)
 
     def _discard(self) -> None:
         """After a failed start: nothing was run, or it is killed now; nothing stays open."""
@@ -425,19 +416,3 @@ def _checked_policy(policy: StopPolicy | None) -> StopPolicy | None:
     if policy is not None and not isinstance(policy, StopPolicy):
         raise TypeError(f"policy must be a StopPolicy, not {type(policy).__name__}")
     return policy
-
-
-# What execve(2) says about the file; anything else (E2BIG, ENOMEM, …) is about what it was asked to do.
-_OF_THE_LAUNCHER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOEXEC}
-
-
-def _launcher_not_executed(e: OSError, executable: object) -> OSError:
-    if e.errno not in _OF_THE_LAUNCHER:
-        return OSError(e.errno, e.strerror, executable)
-    remedy = (
-        "ALLGONE_LAUNCHER=interpreted uses the Python interpreter instead"
-        if launcher.kind() == "compiled"
-        else "it must be within reach of the user that the command is to run as"
-    )
-    message = f"the launcher can't be executed: {e.strerror}"
-    return PlacementFailed(e.errno or 0, message, launcher.program(), remedy)
