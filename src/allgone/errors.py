@@ -134,7 +134,7 @@ class SystemdError(AllgoneError, RuntimeError):
 
 
 class EscapedProcessWarning(RuntimeWarning):
-    """A process left its process-group containment (``setsid()``) and was still alive after the stop."""
+    """A process left its containment (a process group by ``setsid()``) and was still alive after the stop."""
 
 
 class GuardLostWarning(RuntimeWarning):

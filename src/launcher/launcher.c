@@ -6,7 +6,8 @@
  *               It is closed by a successful exec, so end-of-file without an errno means success. "-": report
  *               failures on stderr and exit as env(1) does.
  *   CGROUP      fd of the cgroup.procs file to enter (one "0" is written); or "+" and the fd of the cgroup directory
- *               for the command to be born in by clone3(2) (Linux 5.7); or "-". If born, the command is a sibling of
+ *               for the command to be born in by clone3(2) (Linux 5.7); or "@", that of cgroup.procs, ":" and
+ *               where cgroup2 is mounted, for the command to be sealed in; or "-". If born, the command is a sibling of
  *               this process, its pid is reported, and this process ends. Entering by a write waits for an RCU grace
  *               period, 5-15 ms, unless somebody else did so just before; a birth does not. Where clone3 can't do
  *               it, the write is made.
@@ -27,7 +28,7 @@ static void say(const char *s) { sys3(NR_write, 2, (long)s, (long)length(s)); }
 /* Report to the fd `status`, or on stderr where that is -1. */
 static void fail(int status, int stage, int error, const char *what) {
 	static const char *const doing[] = {"bad arguments", "cannot tag", "cannot enter the cgroup", "supervisor is gone",
-	                                    "cannot execute"};
+	                                    "cannot execute", "", "cannot seal in"};
 	if (status >= 0) {
 		report(status, stage, error);
 		leave(125);
@@ -45,11 +46,12 @@ static ulong number_of(int status, const char **text, char stop, const char *who
 	return value;
 }
 
-/* An fd argument, made close-on-exec; -1 for "-". */
-static int descriptor(int status, const char *arg) {
+/* An fd argument, made close-on-exec; -1 for "-". `rest`, where given, is what comes behind a colon. */
+static int descriptor(int status, const char *arg, const char **rest) {
 	if (arg[0] == '-' && !arg[1]) return -1;
 	const char *text = arg;
-	int fd = (int)number_of(status, &text, 0, arg);
+	int fd = (int)number_of(status, &text, rest ? ':' : 0, arg);
+	if (rest) *rest = text;
 	long r = sys3(NR_fcntl, fd, F_SETFD_, FD_CLOEXEC_);
 	if (r < 0) fail(status, STAGE_USAGE, (int)-r, arg);
 	return fd;
@@ -74,6 +76,16 @@ static void tag(int status, const char *arg) {
 static void enter(int status, int procs, const char *what) {
 	long r = sys3(NR_write, procs, (long)"0", 1);
 	if (r < 0) fail(status, STAGE_ENTER, (int)-r, what);
+}
+
+/* Make the cgroup that we are in the root of all that the command can see, and with nsdelegate of all that it can move
+ * to. Where the machine's cgroups were mounted that view is. */
+static void seal(int status, const char *point) {
+	long r = sys3(NR_unshare, (long)(CLONE_NEWNS_ | CLONE_NEWCGROUP_), 0, 0);
+	if (r >= 0) r = sys5(NR_mount, (long)"none", (long)"/", 0, MS_REC_ | MS_SLAVE_, 0); /* else it would go on outside */
+	if (r >= 0) r = sys3(NR_umount2, (long)point, MNT_DETACH_, 0); /* not covered: a cover can be lifted */
+	if (r >= 0) r = sys5(NR_mount, (long)"cgroup2", (long)point, (long)"cgroup2", MS_NOSUID_ | MS_NODEV_ | MS_NOEXEC_, 0);
+	if (r < 0) fail(status, STAGE_SEAL, (int)-r, point);
 }
 
 static void wait_for_go(int status, int fd) {
@@ -150,13 +162,15 @@ __attribute__((used, noreturn)) void program(long *stack) {
 	long argc = stack[0];
 	char **argv = (char **)(stack + 1), **envp = argv + argc + 1;
 	if (argc < 7) fail(-1, STAGE_USAGE, E_INVAL, "STATUS CGROUP WAIT SELF TAG EXECUTABLE [ARGV...]");
-	int born = argv[2][0] == '+';
-	int status = descriptor(-1, argv[1]), cgroup = descriptor(status, argv[2] + born);
-	int wait = descriptor(status, argv[3]);
-	descriptor(status, argv[4]);
+	int born = argv[2][0] == '+', sealed = argv[2][0] == '@';
+	const char *point = 0;
+	int status = descriptor(-1, argv[1], 0), cgroup = descriptor(status, argv[2] + (born | sealed), sealed ? &point : 0);
+	int wait = descriptor(status, argv[3], 0);
+	descriptor(status, argv[4], 0);
 	tag(status, argv[5]);
 	if (born) be_born_in(status, cgroup, argv, envp);
 	else if (cgroup >= 0) enter(status, cgroup, argv[2]);
 	if (wait >= 0) wait_for_go(status, wait);
+	if (sealed) seal(status, point);
 	become(status, argv, envp);
 }

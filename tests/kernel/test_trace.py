@@ -225,8 +225,8 @@ def test_the_story_of_an_escapee_ends_where_the_trace_does() -> None:
 def test_nobody_reads_on_when_all_that_was_traced_has_ended() -> None:
     process = allgone.Popen(["true"], trace=True)
     process.wait()
-    trace = process._trace
-    assert trace is not None
+    assert process._traced is not None
+    trace = process._traced._trace
     before = process.genealogy()
     trace.tracer._thread.join(30)
     assert not trace.tracer._thread.is_alive()
@@ -242,8 +242,8 @@ def test_a_command_that_can_t_be_executed_leaves_nothing(backend: BackendUnderTe
 
 def test_a_fork_of_the_supervisor_has_nothing_of_it() -> None:
     with allgone.Popen(["sh", "-c", "read x; true & wait"], stdin=subprocess.PIPE, trace=True) as process:
-        assert process._trace is not None
-        sockets = {os.readlink(f"/proc/self/fd/{process._trace.tracer.subscription.socket.fileno()}")}
+        assert process._traced is not None
+        sockets = {os.readlink(f"/proc/self/fd/{process._traced._trace.tracer.subscription.socket.fileno()}")}
         child = os.fork()
         if child == 0:
             status = 1

@@ -40,7 +40,7 @@ def test_a_name_made_to_confuse_does_not(name: bytes) -> None:
     [("S", 1, True), ("R", 9, True), ("T", 1, True), ("D", 1, True), ("Z", 1, False), ("X", 1, False), ("Z", 2, True)],
 )
 def test_a_zombie_is_dead_unless_other_threads_of_it_run(state: str, threads: int, alive: bool) -> None:
-    assert Stat("x", state, 1, threads, 0).alive is alive
+    assert Stat("x", state, 1, threads).alive is alive
 
 
 def test_children_of_self_are_the_direct_ones_of_every_thread_zombies_included() -> None:

@@ -41,7 +41,8 @@ def test_a_return_code_that_is_not_known_is_not_claimed() -> None:
 def test_to_dict_survives_json_unchanged() -> None:
     as_json = json.loads(json.dumps(FULL.to_dict()))
     assert as_json["members"][0] == {
-        "pid": 101, "name": "nginx", "command": "nginx: master process", "user": "root", "parent": 0, "started": None
+        "pid": 101, "name": "nginx", "command": "nginx: master process", "user": "root", "parent": 0, "started": None,
+        "how": "",
     }  # fmt: skip
     assert as_json["sent"][0] == {"signum": 15, "pids": [101, 102], "after": 0.0004}
     assert as_json["returncode"] == -9

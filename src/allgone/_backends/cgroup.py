@@ -20,7 +20,7 @@ from allgone._core.names import checked_name, made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.report import Usage
 from allgone._core.unit import Unit
-from allgone._linux import cgroupfs, launcher
+from allgone._linux import cgroupfs, cgroupns, launcher
 from allgone._linux.fds import above_stdio, pipe
 from allgone._linux.systemd import oomd_has_killed
 from allgone.errors import BackendUnavailable, PlacementFailed, Reason, Unsupported
@@ -48,6 +48,7 @@ class CgroupContainment:
         self.gone = False
         self._lost = ""
         self._used: Usage | None = None
+        self._seal: str | None = None
         if not exists:  # else a dead supervisor has left it
             os.mkdir(folder)
 
@@ -66,7 +67,7 @@ class CgroupContainment:
         other_user: bool = False,
         same_process: bool = False,
     ) -> Iterator[Command]:
-        in_place = other_user or same_process or status is None
+        in_place = other_user or same_process or status is None or self._seal is not None
         placed = self._moved_in(same_process) if self.home.admits() else self._entering(in_place)
         with (
             placed as (how, enter),
@@ -74,6 +75,7 @@ class CgroupContainment:
                 status=status,
                 procs=how.get("procs"),
                 cgroup=how.get("cgroup"),
+                seal=self._seal,
                 wait=how.get("wait"),
                 restore_signals=restore_signals,
                 other_user=other_user,
@@ -118,6 +120,11 @@ class CgroupContainment:
             os.close(reader)
             os.close(self._release)
             self._release = None
+
+    def seal(self) -> None:
+        if why := cgroupns.unavailable_because(self._mount.point):
+            raise Unsupported(f"seal=True: {why}")
+        self._seal = self._mount.point
 
     def born(self, leader: Leader) -> None:
         marks.note_leader(self._folder, leader.pid)

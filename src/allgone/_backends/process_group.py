@@ -97,6 +97,9 @@ class ProcessGroupContainment:
                 enter=lambda: resource.setrlimit(processes.RLIMIT_LOCKS, self._tag),
             )
 
+    def seal(self) -> None:
+        raise Unsupported('a session can\'t be sealed: setsid() leads out of it; backend="cgroup" can')
+
     def _entry(self, leader: int) -> GroupEntry:
         policy = self._policy.packed()
         return GroupEntry(self.name, self._tag, leader, self._session, self._sweep, time.time(), policy)

@@ -75,6 +75,10 @@ class Containment(Protocol):
         """
         ...
 
+    def seal(self) -> None:
+        """Have the next `command()` kept from leaving, also by what root may do. Raises `Unsupported`, saying why."""
+        ...
+
     def born(self, leader: Leader) -> None:
         """Take note of the leader just spawned, and let it go on if it waits for that.
 

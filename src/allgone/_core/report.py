@@ -11,7 +11,7 @@ from allgone._core.names import printable
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process as it was seen; facts for people, not a handle."""
+    """A process as it was seen; facts for people, not a handle. `how`: of an escapee, where it is and by what."""
 
     pid: int
     name: str = "?"
@@ -19,9 +19,10 @@ class Process:
     user: str = ""
     parent: int = 0  # pid; 0 where it is not known
     started: float | None = None  # seconds since 1970
+    how: str = ""  # of an escapee of a traced command: where it is now, and what brought it there
 
     def __str__(self) -> str:
-        return f"{printable(self.name, 64)} (pid {self.pid})"
+        return f"{printable(self.name, 64)} (pid {self.pid}{', ' + printable(self.how, 300) if self.how else ''})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,8 @@ class Report:
     left_running
         Members that ``kill_mode="process"`` spared.
     escapees
-        Processes that left a process-group containment; with ``sweep=True`` they were killed as well.
+        Processes that left the containment: a process group's by setsid(), with ``trace=True`` those that left a cgroup
+        as well. With ``sweep=True``, or ``escapees="kill"``, they were killed.
     duration
         Seconds from the beginning of the stop to its end.
     began
@@ -109,6 +111,9 @@ class Report:
         Who or what else stopped or killed it, such as ``systemctl stop`` of its scope; "" if nobody did.
     genealogy
         With ``trace=True``: who started whom, ran what, when, and ended how.
+    may_have_started
+        With ``trace=True``: what others may have started for it. Programs of its that ask others for that, and
+        transient units of systemd's that are there and were not before.
     """
 
     name: str
@@ -125,6 +130,7 @@ class Report:
     began: float | None = None
     usage: Usage | None = None
     genealogy: Genealogy | None = None
+    may_have_started: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> str:
@@ -153,6 +159,8 @@ class Report:
             lines.append("  listened on: " + ", ".join(map(str, self.ports)))
         if self.genealogy is not None:
             lines.append(f"  traced: {self.genealogy}")
+        if self.may_have_started:
+            lines.append("  others may have started something for it: " + ", ".join(self.may_have_started))
         if self.ended_from_outside:
             lines.append(f"  ended from outside: {printable(self.ended_from_outside, 500)}")
         lines += [f"  sent {sent}" for sent in self.sent if sent.signum != signal.SIGCONT]

@@ -17,8 +17,11 @@ except ImportError:
     import signal
 
 BEFORE = 6  # python, -I, -S, -c, this text, IGNORED
-USAGE, TAG, ENTER, WAIT, EXEC = range(5)
-DOING = ("bad arguments", "cannot tag", "cannot enter the cgroup", "supervisor is gone", "cannot execute")
+USAGE, TAG, ENTER, WAIT, EXEC, BORN, SEAL = range(7)
+DOING = (
+    "bad arguments", "cannot tag", "cannot enter the cgroup", "supervisor is gone", "cannot execute", "",
+    "cannot seal in",
+)  # fmt: skip
 EINVAL, EPIPE = 22, 32
 
 
@@ -35,7 +38,7 @@ def launch():
         ignored = words[BEFORE - 1].split(b",")
         fds = []
         for what in words[BEFORE : BEFORE + 4]:
-            fds.append(None if what == b"-" else int(what.lstrip(b"+")))
+            fds.append(None if what == b"-" else int(what.lstrip(b"+@").split(b":")[0]))
             if fds[-1] is not None:
                 os.set_inheritable(fds[-1], False)
             status = fds[0]
@@ -56,6 +59,9 @@ def launch():
         stage, what = WAIT, b"before the command was started"
         if wait is not None and os.read(wait, 1) == b"":
             raise BrokenPipeError(EPIPE, "supervisor is gone")
+        if words[BEFORE + 1].startswith(b"@"):
+            stage, what = SEAL, words[BEFORE + 1].partition(b":")[2]
+            seal(what)
         stage, what = EXEC, name
         for signum in (signal.SIGPIPE, signal.SIGXFSZ):
             if str(int(signum)).encode() not in ignored:
@@ -65,6 +71,22 @@ def launch():
         fail(status, stage, e.errno, what)
     except (ValueError, IndexError):
         fail(status, stage, EINVAL, what)
+
+
+def seal(point):
+    import ctypes  # for os has no mount(), and unshare() only from 3.12 on
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    for failed in (  # launcher.c, seal(), says why
+        lambda: libc.unshare(0x2000000 | 0x20000),  # CLONE_NEWCGROUP, CLONE_NEWNS
+        lambda: libc.mount(b"none", b"/", None, ctypes.c_ulong(1 << 19 | 1 << 14), None),  # MS_SLAVE, MS_REC
+        lambda: libc.umount2(point, 2),  # MNT_DETACH
+        lambda: libc.mount(
+            b"cgroup2", point, b"cgroup2", ctypes.c_ulong(2 | 4 | 8), None
+        ),  # MS_NOSUID, _NODEV, _NOEXEC
+    ):
+        if failed():
+            raise OSError(ctypes.get_errno(), "seal")
 
 
 def execute(name, argv, environment):

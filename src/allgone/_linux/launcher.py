@@ -18,7 +18,7 @@ from allgone._linux.fds import above_stdio
 COMPILED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "allgone-launch")
 _COMMON_PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
 _REPORT = struct.Struct("=ii")  # stage, errno or pid: launcher.c, report()
-USAGE, TAG, ENTER, WAIT, EXEC, BORN = range(6)
+USAGE, TAG, ENTER, WAIT, EXEC, BORN, SEAL = range(7)
 
 
 class Failure(NamedTuple):
@@ -88,6 +88,7 @@ def prefix(
     status: int | None,
     procs: int | None = None,
     cgroup: int | None = None,
+    seal: str | None = None,
     wait: int | None = None,
     tag: tuple[int, int] | None = None,
     restore_signals: bool = True,
@@ -96,6 +97,7 @@ def prefix(
     """The launcher's program and arguments, valid inside the ``with`` block.
 
     `procs` is a cgroup.procs file to enter, `cgroup` a cgroup directory to be born in (the pid may change by that).
+    `seal`: where cgroup2 is mounted, for it to see nothing but the cgroup entered there.
     `other_user`: it will be executed by another user, who perhaps can't reach it by its path.
     """
     own = None
@@ -106,6 +108,8 @@ def prefix(
         words = ["-" if fd is None else str(fd) for fd in fds]
         if cgroup is not None:
             words[1] = f"+{cgroup}"
+        elif seal is not None:
+            words[1] = f"@{procs}:{seal}"
         words.append("-" if tag is None else f"{tag[0]}:{tag[1]}")
         inherited = tuple(fd for fd in fds if fd is not None)
         if kind() == "compiled":

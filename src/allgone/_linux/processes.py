@@ -75,7 +75,7 @@ class Stat(NamedTuple):
     state: str
     ppid: int
     threads: int
-    ticks: int  # from the machine's start to its own
+    started: float = 0.0  # seconds since boot, cut to the clock tick
 
     @property
     def alive(self) -> bool:
@@ -83,10 +83,9 @@ class Stat(NamedTuple):
         return self.state not in "ZX" or self.threads > 1
 
     @property
-    def started(self) -> float:
-        """Seconds since 1970, as good as a tick, a hundredth of a second mostly."""
-        booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-        return round(booted + self.ticks / os.sysconf("SC_CLK_TCK"), 2)
+    def since_1970(self) -> float:
+        """When it was started, in seconds since 1970, as good as a clock tick, a hundredth of a second mostly."""
+        return round(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + self.started, 2)
 
 
 def stat(pid: int) -> Stat | None:
@@ -98,7 +97,8 @@ def stat(pid: int) -> Stat | None:
         return None
     comm, rest = text[text.index(b"(") + 1 :].rsplit(b")", 1)
     fields = rest.split()
-    return Stat(comm.decode("utf-8", "replace"), fields[0].decode(), int(fields[1]), int(fields[17]), int(fields[19]))
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return Stat(comm.decode("utf-8", "replace"), fields[0].decode(), int(fields[1]), int(fields[17]), started)
 
 
 def is_alive(pid: int) -> bool:
@@ -175,7 +175,7 @@ def _named(pid: int) -> Process:
     found = stat(pid)
     if found is None:
         return Process(pid)
-    return Process(pid, found.comm, command(pid), parent=found.ppid, started=found.started)
+    return Process(pid, found.comm, command(pid), parent=found.ppid, started=found.since_1970)
 
 
 def words(pid: int) -> list[str]:
@@ -221,7 +221,7 @@ def _described(pid: int) -> Process:
         with process.oneshot():
             name, command, user = process.name(), shown(process.cmdline()), process.username()
         found = stat(pid)
-        return Process(pid) if found is None else Process(pid, name, command, user, found.ppid, found.started)
+        return Process(pid) if found is None else Process(pid, name, command, user, found.ppid, found.since_1970)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return _named(pid)
 

@@ -22,6 +22,7 @@ from allgone.errors import SystemdError
 
 ANSWER_WITHIN = 10.0  # seconds for a manager to do what it was asked, a daemon-reexec in between included
 _PIDFDS = 255  # the first version that takes them
+_COARSE = 0.02  # seconds that the time of a file may be behind the clock (CONFIG_HZ)
 RETRY_AFTER = 0.01  # seconds between two attempts to reach a manager that re-executes itself: there is no event for it
 PACKAGES = "apt-get install gcc pkg-config libsystemd-dev python3-dev, then pip install 'allgone[systemd]'"
 
@@ -59,6 +60,32 @@ _seen: set[str] = set()  # addresses where a manager has answered
 def is_running() -> bool:
     """Whether this machine was booted with systemd (sd_booted(3))."""
     return os.path.isdir("/run/systemd/system")
+
+
+def transient_units(since: float) -> list[str]:
+    """The transient services and scopes that there are, but for ours, and were made after `since` (seconds since 1970).
+
+    Of the system's manager and of all users' that we may look at; each has a file for as long as it is loaded.
+    """
+    users = [f"{each.path}/systemd/transient" for each in _entries("/run/user")]
+    found = (each for folder in ("/run/systemd/transient", *users) for each in _entries(folder))
+    return sorted(
+        each.name for each in found if not each.name.startswith("allgone-") and _changed(each) >= since - _COARSE
+    )
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        return list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []  # no systemd, no such user's manager, or another user's
+
+
+def _changed(entry: os.DirEntry[str]) -> float:
+    try:
+        return entry.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0  # it ended meanwhile
 
 
 def oomd_has_killed(folder: str) -> bool:

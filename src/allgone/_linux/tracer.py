@@ -20,6 +20,7 @@ from allgone._linux.procevents import COMM, COMM_AT, EVENT, EVENT_AT, EXEC, EXIT
 SETTLE = 5.0  # seconds at most until what the kernel has queued is read; it takes milliseconds
 _SETTLE_AFTER_LOSS = 0.2  # for the end of a process, which perhaps is among what was lost
 _MARK_AGAIN = 0.1  # after which a mark is taken to be lost, and set again
+_ACCURACY = 0.02  # seconds between two accounts of one beginning; /proc counts in hundredths
 _AT_ONCE = 1000  # events before others get the lock
 
 # The lock on all that follows. The reader holds it while it handles events; whoever starts something traced, from
@@ -203,6 +204,7 @@ class Trace:
 
     def __init__(self, tracer: Tracer) -> None:
         now = time.monotonic_ns()
+        self._boot = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - now  # to the times of /proc, which count suspension
         self.tracer = tracer
         self.lineage = Lineage(now, time.time_ns() - now)
         self._dropped_before = tracer.subscription.drops()
@@ -228,10 +230,24 @@ class Trace:
         if self.tracer.has_ended:
             self.tracer.join()
 
-    def alive(self) -> list[Descendant]:
-        """Those whose end was not told."""
+    def alive(self) -> frozenset[int]:
+        """Pids of the leader and the descendants that live now."""
+        self._settle(time.monotonic() + SETTLE)
         with _locked():
-            return self._alive()
+            return frozenset(each.pid for each in self._alive() if self._is(each))
+
+    def is_descendant(self, pid: int) -> bool:
+        """Whether that is one now, and nobody who was given its number since."""
+        with _locked():
+            found = self.tracer.living.by_pid.get(pid)
+            return found is not None and found.lineage is self.lineage and self._is(found)
+
+    def _is(self, descendant: Descendant) -> bool:
+        """Whether the process of that number is the one that was told of: not one that started after it."""
+        found = processes.stat(descendant.pid)
+        if found is None or not found.alive:
+            return False
+        return descendant.began is None or found.started <= (descendant.began + self._boot) / 1e9 + _ACCURACY
 
     def _alive(self) -> list[Descendant]:
         return self.tracer.living.of(self.lineage)

@@ -14,7 +14,7 @@ from allgone._core.containment import Backend
 from allgone._core.names import made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy, policy_or
 from allgone._core.report import Report
-from allgone._process import driver, reporting, tracing
+from allgone._process import driver, reporting
 from allgone._process.popen import Popen
 from allgone.errors import WrongProcess
 
@@ -116,8 +116,16 @@ class Group:
             leaders = [leader for process in self._processes for leader in process._leaders()]
             policy = policy_or(policy, self._policy)
             stop = functools.partial(driver.stop, self._containment, leaders, policy)
+            traced = [each._traced for each in self._processes if each._traced is not None]
             return reporting.reported(
-                self._containment, leaders, stop, self._settled, self._keep, ports=self._ports_matter
+                self._containment,
+                leaders,
+                stop,
+                self._settled,
+                self._keep,
+                traced=traced,
+                of_group=True,
+                ports=self._ports_matter,
             )
         return self._report
 
@@ -128,7 +136,6 @@ class Group:
         for process in self._processes:
             process._settled()
             process.close_streams()
-            tracing.at_stop(process._trace, over=process._containment.gone)
         driver.forget(self._containment)
 
     def _check_owner(self) -> None:

@@ -23,10 +23,18 @@ from allgone._core.report import Report
 from allgone._core.stop import Steps, Wait
 from allgone._linux import fds, launcher
 from allgone._linux.pidfd import Child
-from allgone._process import driver, reporting, start_failures, tracing
+from allgone._process import driver, failures, reporting, tracing
 from allgone._process.communicate import Exchange
 from allgone._process.network import Network, Networked, check_network
-from allgone._process.spawn_arguments import argv_of, check_process_group, entered_first, named, passed, scope_of
+from allgone._process.spawn_arguments import (
+    argv_of,
+    check_process_group,
+    check_seal,
+    entered_first,
+    named,
+    passed,
+    scope_of,
+)
 from allgone.errors import WrongProcess
 
 if TYPE_CHECKING:
@@ -52,6 +60,12 @@ class Popen(Networked, subprocess.Popen[Any]):
     trace
         Whether the kernel is to tell of every process that is started: `genealogy()`. Raises `Unsupported` where it
         does not.
+    escapees
+        What to do about descendants that left the containment and live on after a stop: ``"warn"`` (default),
+        ``"ignore"``, or with `trace` ``"kill"``. In a cgroup such are known with `trace` only.
+    seal
+        With cgroup, as root: whether to keep the command from moving to other cgroups, in namespaces of its own. Raises
+        `Unsupported` where that can't be done.
     unit, slice, description, properties
         With cgroup, where systemd runs: a scope of its own with this name (``"job.scope"``; made up where only others
         are given), in this slice, with these properties (systemd.scope(5), ``{"MemoryMax": "1G"}``).
@@ -74,7 +88,7 @@ class Popen(Networked, subprocess.Popen[Any]):
     there can't be a `network`.
     """
 
-    _trace: tracing.Trace | None = None
+    _traced: tracing.Traced | None = None
     _was_born = False  # whether the launcher has not become the leader, but had it born
 
     def __init__(
@@ -87,6 +101,8 @@ class Popen(Networked, subprocess.Popen[Any]):
         sweep: bool = False,
         guard: bool = True,
         trace: bool = False,
+        escapees: tracing.Escapees = "warn",
+        seal: bool = False,
         unit: str | None = None,
         slice: str | None = None,
         description: str | None = None,
@@ -104,7 +120,10 @@ class Popen(Networked, subprocess.Popen[Any]):
         self._ports_matter = False
         self._sent: set[int] = set()  # signals: the leader's end by one of these was our doing
         scope = scope_of(unit, slice, description, properties, policy)
-        tracing.check(trace)
+        tracing.check(trace, escapees)
+        if seal:
+            check_seal(options)
+        self._escapees = escapees
         if _within is not None:
             if scope is not None:
                 raise TypeError("a member of a group can't have a unit of its own")
@@ -117,7 +136,9 @@ class Popen(Networked, subprocess.Popen[Any]):
             driver.track(self._containment)
         try:
             self._have_network(network, self._containment)
-            with tracing.spawned(self, trace, argv):
+            if seal:
+                self._containment.seal()
+            with tracing.spawned(self, trace, escapees, argv):
                 self._spawn(argv, executable, options)
         except BaseException:
             self._discard()
@@ -145,7 +166,7 @@ class Popen(Networked, subprocess.Popen[Any]):
         if launch.born is not None:
             self._succeed_to(launch.born)
         if launch.failure is not None:
-            raise start_failures.reported(launch.failure, executable, self._containment.where())
+            raise failures.of_launch(launch.failure, executable, self._containment.where())
 
     def _start(self, command: Command, executable: object, options: dict[str, Any]) -> None:
         options = dict(options)
@@ -160,7 +181,7 @@ class Popen(Networked, subprocess.Popen[Any]):
             self._in_network(spawn)
         except OSError as e:
             if e.filename in (command.executable, os.fsencode(command.executable)):
-                raise start_failures.not_executed(e, executable) from e
+                raise failures.launcher_not_executed(e, executable) from e
             raise
         if self.pid is not None:  # None where a subclass or a test has replaced the spawning
             self._adopt()
@@ -221,8 +242,8 @@ class Popen(Networked, subprocess.Popen[Any]):
         return self._containment.members()
 
     def escapees(self) -> frozenset[int]:
-        """Pids of live descendants that left the containment; with cgroup there are none."""
-        return self._containment.escapees()
+        """Pids of live descendants that left the containment; in a cgroup, those are known with ``trace=True`` only."""
+        return self._containment.escapees() | (self._traced.outside() if self._traced else frozenset())
 
     def listening(
         self, port: int | str | None = None, host: str | None = None, proto: str | None = None
@@ -245,7 +266,7 @@ class Popen(Networked, subprocess.Popen[Any]):
     def genealogy(self) -> Genealogy:
         """What leader and descendants have done until now. Raises ValueError where there was no ``trace=True``."""
         self._check_owner()
-        return tracing.genealogy(self._trace)
+        return tracing.genealogy(self._traced)
 
     # Waiting: the leader is looked at without reaping it, for its number may still be needed
 
@@ -353,8 +374,9 @@ class Popen(Networked, subprocess.Popen[Any]):
             policy = _checked_policy(policy) or self._policy
             leaders = self._leaders()
             stop = functools.partial(driver.stop, self._containment, leaders, policy, carry_out)
+            settle, keep, traced = self._settled, self._keep, (self._traced,) if self._traced else ()
             return reporting.reported(
-                self._containment, leaders, stop, self._settled, self._keep, self._sent, self._trace,
+                self._containment, leaders, stop, settle, keep, self._sent, escapees=self._escapees, traced=traced,
                 ports=self._ports_matter,
             )  # fmt: skip
         return self._report

@@ -13,12 +13,19 @@ from allgone._core.containment import Containment, Leader
 from allgone._core.report import Process, Report
 from allgone._core.stop import Outcome
 from allgone._linux import processes
-from allgone._process import tracing
-from allgone.errors import EscapedProcessWarning
+from allgone._process.tracing import Escapees, Traced
+from allgone.errors import EscapedProcessWarning, StopTimeout
 
 if TYPE_CHECKING:
     from allgone._process.listening import Held
 
+_LEFT = {
+    "process-group": (
+        "process group by setsid()",
+        'sweep=True stops such processes too, and backend="cgroup" keeps them from leaving',
+    ),
+    "cgroup": ("cgroup", 'escapees="kill" ends such processes too, and escapees="ignore" is silent about them'),
+}
 _LOOKS = 20  # at an escapee that hops from process to process
 
 
@@ -29,13 +36,17 @@ def reported(
     settle: Callable[[], int | None],
     keep: Callable[[Report], None],
     sent_before: Collection[int] = (),
-    trace: tracing.Trace | None = None,
     *,
     ports: bool = False,
+    escapees: Escapees = "warn",
+    traced: Sequence[Traced] = (),
+    of_group: bool = False,
 ) -> Report:
     """Call `stop`, then `settle` (it returns the return code), and say what happened: to `keep`, and to the caller.
 
     `sent_before` are signals that we have sent before the stop; `ports`: say which it held, too.
+
+    `escapees`: what of those that a process group knows of. `traced`: the commands among the `leaders` that are traced.
 
     Warns of escapees that are still alive (`EscapedProcessWarning`). Raises `StopTimeout`.
     """
@@ -50,9 +61,11 @@ def reported(
     if outcome.left_running:
         containment.release()
     returncode = settle()
+    found = [each.at_stop() for each in traced]
     alive = _still_alive(containment)
     later = {p.pid: p for p in processes.described(outcome.left_running)} | alive
-    seen |= {pid: p for pid, p in later.items() if pid not in left_before}
+    escaped = {p.pid: p for each in found for p in each.escapees}
+    seen |= {pid: p for pid, p in later.items() if pid not in left_before} | escaped
     sent = {*sent_before, *(each.signum for each in outcome.sent)}
     report = Report(
         name=containment.name,
@@ -62,20 +75,27 @@ def reported(
         sent=tuple(outcome.sent),
         killed=_known(outcome.killed, seen),
         left_running=_known(outcome.left_running, seen),
-        escapees=_known(left_before | alive.keys(), seen),
+        escapees=_known(left_before | alive.keys() | escaped.keys(), seen),
         duration=time.monotonic() - began,
         ended_from_outside=_ended_from_outside(containment, returncode, sent_before if ended_before else sent),
         began=began_at,
         usage=containment.usage(),
-        genealogy=tracing.at_stop(trace, over=containment.gone),
+        genealogy=found[0].genealogy if found and not of_group else None,
+        may_have_started=tuple(dict.fromkeys(what for each in found for what in each.may_have_started)),
     )
     if held is not None:
         report = replace(report, ports=held.now())
     keep(report)
     if containment.gone:
         containment.close()
-    if alive:
-        _warn(report, alive)  # which may raise, where warnings are errors: the stop is done by then
+    chosen = [(escapees, frozenset(alive)), *((t.escapees, f.alive) for t, f in zip(traced, found, strict=True))]
+    outlived = frozenset().union(*(pids for choice, pids in chosen if choice == "kill"))
+    if outlived:
+        who = ", ".join(str(p) for p in _known(outlived, seen))
+        raise StopTimeout(f"{report.name}: escaped, and alive in spite of SIGKILL: {who}", outlived)
+    warned_of = frozenset().union(*(pids for choice, pids in chosen if choice == "warn"))
+    if warned_of:
+        _warn(report, warned_of)  # which may raise, where warnings are errors: the stop is done by then
     return report
 
 
@@ -107,9 +127,9 @@ def _still_alive(containment: Containment) -> dict[int, Process]:
 
 def _warn(report: Report, alive: Collection[int]) -> None:
     who = ", ".join(str(p) for p in report.escapees if p.pid in alive)
+    how, remedy = _LEFT[report.backend]
     warnings.warn(
-        f"{report.name}: still alive, for they left the process group by setsid(): {who}. "
-        'sweep=True stops such processes too, and backend="cgroup" keeps them from leaving',
+        f"{report.name}: still alive, for they left the {how}: {who}. {remedy}",
         EscapedProcessWarning,
         stacklevel=level_outside("allgone", "contextlib"),
     )

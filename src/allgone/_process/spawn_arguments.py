@@ -9,6 +9,7 @@ from typing import Any, Final
 from allgone._core.command import Command
 from allgone._core.policy import StopPolicy
 from allgone._core.unit import Unit
+from allgone.errors import Unsupported
 
 # The positional parameters of subprocess.Popen behind `args` (Python 3.10 to 3.13).
 POSITIONAL: Final = (
@@ -97,6 +98,14 @@ def entered_first(command: Command, preexec_fn: Any) -> Any:
         preexec_fn()
 
     return enter_then_call
+
+
+def check_seal(options: dict[str, Any]) -> None:
+    if changed := [who for who in ("user", "group", "extra_groups") if options.get(who) is not None]:
+        raise Unsupported(
+            f"seal=True with {changed[0]}=: the launcher makes the seal, which takes root, and it runs as that user; "
+            "let the command change its user itself (setpriv, runuser)"
+        )
 
 
 def check_process_group(options: dict[str, Any]) -> None:

@@ -102,8 +102,8 @@ def _from_genealogy(report: Report, past: Genealogy, stopped: float) -> list[Row
 def _row(life: Life, process: Process | None, fate: str, runs: list[tuple[float, str]], *, was_killed: bool) -> Row:
     command = next((text for _, text in reversed(runs) if text), printable(process.command, 1000) if process else "")
     how = fate if life.returncode is None else how_ended(life.returncode)
-    if fate == ESCAPED and process is not None and (left := getattr(process, "how", "")):
-        how = f"escaped: {printable(left, 200)}"
+    if fate == ESCAPED and process is not None and process.how:
+        how = f"escaped: {printable(process.how, 200)}"
     return Row(
         pid=life.pid,
         parent=life.parent,

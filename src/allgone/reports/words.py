@@ -31,7 +31,8 @@ def facts(story: Story) -> list[tuple[str, str]]:
         ("Stop", f"took {seconds(report.duration)}"),
         ("Ended from outside", printable(report.ended_from_outside, 500)),
         ("Had to be killed", ", ".join(map(str, report.killed))),
-        ("Escaped", ", ".join(map(_escapee, report.escapees))),
+        ("Escaped", ", ".join(map(str, report.escapees))),
+        ("Others may have started", ", ".join(printable(each, 300) for each in report.may_have_started)),
         ("Left running, as kill_mode says", ", ".join(map(str, report.left_running))),
         ("Listened on", ", ".join(printable(str(port)) for port in report.ports or ())),
         ("Used", _usage(story)),
@@ -39,11 +40,6 @@ def facts(story: Story) -> list[tuple[str, str]]:
         ("Not in here", story.missing if story.is_whole else ""),
     ]
     return [(title, text) for title, text in found if text]
-
-
-def _escapee(process: object) -> str:
-    how = getattr(process, "how", "")
-    return f"{process}: {printable(how)}" if how else str(process)
 
 
 def _usage(story: Story) -> str:

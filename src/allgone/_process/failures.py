@@ -1,4 +1,4 @@
-"""Why a command was not started: what the launcher says, or execve(2) of the launcher, as callers expect it."""
+"""From what kept a command from being executed to the error that says so."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from allgone._backends import cgroup_base
 from allgone._linux import launcher
 from allgone.errors import PlacementFailed
 
-
-def reported(failed: launcher.Failure, executable: Any, where: str) -> OSError:
-    """What the launcher, which was to enter the containment `where` and execute the command, could not do."""
-    message = os.strerror(failed.error)
-    if failed.stage == launcher.EXEC:
-        return OSError(failed.error, message, executable)
-    return PlacementFailed(failed.error, message, where, cgroup_base.placement_remedy(failed.error))
-
-
 # What execve(2) says about the file; anything else (E2BIG, ENOMEM, …) is about what it was asked to do.
 _OF_THE_LAUNCHER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOEXEC}
 
 
-def not_executed(e: OSError, executable: object) -> OSError:
-    """The launcher itself could not be, by `e`; or not with what the command was given."""
+def of_launch(failed: launcher.Failure, executable: Any, where: str) -> OSError:
+    """What the launcher reported; it was to enter `where`."""
+    message = os.strerror(failed.error)
+    if failed.stage == launcher.EXEC:
+        return OSError(failed.error, message, executable)
+    if failed.stage == launcher.SEAL:
+        return PlacementFailed(failed.error, f"the command can't be sealed in: {message}", where)
+    return PlacementFailed(failed.error, message, where, cgroup_base.placement_remedy(failed.error))
+
+
+def launcher_not_executed(e: OSError, executable: object) -> OSError:
+    """The launcher itself could not be."""
     if e.errno not in _OF_THE_LAUNCHER:
         return OSError(e.errno, e.strerror, executable)
     remedy = (
