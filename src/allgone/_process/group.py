@@ -6,7 +6,7 @@ import functools
 import itertools
 import os
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from allgone._backends import choose
 from allgone._backends.choose import BackendName
@@ -15,14 +15,12 @@ from allgone._core.names import made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy, policy_or
 from allgone._core.report import Report
 from allgone._process import driver, reporting
+from allgone._process.inside import Inside
 from allgone._process.popen import Popen
 from allgone.errors import WrongProcess
 
-if TYPE_CHECKING:
-    from allgone._core.sockets import ListeningSocket
 
-
-class Group:
+class Group(Inside):
     """Several processes that are stopped together, each of which can also be stopped on its own.
 
     >>> with Group() as servers:
@@ -50,28 +48,11 @@ class Group:
     ) -> None:
         self._policy = policy_or(policy, DEFAULT)
         made_by = choose.backend(backend, sweep=sweep, guard=guard)
-        self._report: Report | None = None
-        self._ports_matter = False
         self._processes: list[Popen] = []
         self._numbers = itertools.count(1)
         driver.will_use(made_by)
         self._containment = made_by.create(name, "group", policy=self._policy)
         driver.track(self._containment)
-
-    @property
-    def backend(self) -> str:
-        """``"cgroup"`` or ``"process-group"``."""
-        return self._containment.backend
-
-    @property
-    def name(self) -> str:
-        """The name of the containment."""
-        return self._containment.name
-
-    @property
-    def report(self) -> Report | None:
-        """What `stop()` found and did; None before it."""
-        return self._report
 
     def Popen(self, args: Any, *positional: Any, name: str | None = None, **keywords: Any) -> Popen:
         """Start a process in the group; arguments as for `allgone.Popen`, its backend being the group's."""
@@ -90,19 +71,6 @@ class Group:
             raise
         self._processes.append(process)
         return process
-
-    def members(self) -> frozenset[int]:
-        """Pids of all live processes in the group."""
-        return self._containment.members()
-
-    def listening(
-        self, port: int | str | None = None, host: str | None = None, proto: str | None = None
-    ) -> tuple[ListeningSocket, ...]:
-        """As `Popen.listening`, of all processes of the group."""
-        from allgone._process import listening  # pyroute2 behind it takes a tenth of a second to import
-
-        self._ports_matter = True
-        return listening.of(self._containment, listening.wanted(port, host, proto))
 
     def signal_all(self, signum: int) -> frozenset[int]:
         """Send to every member; returns the pids reached."""

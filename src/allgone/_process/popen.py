@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from allgone._backends import choose
 from allgone._backends.choose import BackendName
@@ -25,6 +25,7 @@ from allgone._linux import fds, launcher
 from allgone._linux.pidfd import Child
 from allgone._process import driver, failures, reporting, tracing
 from allgone._process.communicate import Exchange
+from allgone._process.inside import Inside
 from allgone._process.network import Network, Networked, check_network
 from allgone._process.spawn_arguments import (
     argv_of,
@@ -37,11 +38,8 @@ from allgone._process.spawn_arguments import (
 )
 from allgone.errors import WrongProcess
 
-if TYPE_CHECKING:
-    from allgone._core.sockets import ListeningSocket
 
-
-class Popen(Networked, subprocess.Popen[Any]):
+class Popen(Inside, Networked, subprocess.Popen[Any]):
     """`subprocess.Popen` with a containment: what the child starts can be found, signalled and stopped with it.
 
     Takes all that `subprocess.Popen` takes, and:
@@ -115,9 +113,7 @@ class Popen(Networked, subprocess.Popen[Any]):
         argv, executable = argv_of(args, shell=options.pop("shell", False), executable=options.pop("executable", None))
         self._policy = _checked_policy(policy) or DEFAULT
         check_network(network)
-        self._report: Report | None = None
         self._child: Child | None = None
-        self._ports_matter = False
         self._sent: set[int] = set()  # signals: the leader's end by one of these was our doing
         scope = scope_of(unit, slice, description, properties, policy)
         tracing.check(trace, escapees)
@@ -218,50 +214,13 @@ class Popen(Networked, subprocess.Popen[Any]):
     # What it is
 
     @property
-    def backend(self) -> str:
-        """``"cgroup"`` or ``"process-group"``: what holds this process."""
-        return self._containment.backend
-
-    @property
-    def name(self) -> str:
-        """The name of the containment."""
-        return self._containment.name
-
-    @property
     def guarantees(self) -> Guarantees:
         """What this containment can promise."""
         return self._containment.guarantees
 
-    @property
-    def report(self) -> Report | None:
-        """What `stop()` found and did; None before it."""
-        return self._report
-
-    def members(self) -> frozenset[int]:
-        """Pids of all live processes in the containment: the leader and what it started."""
-        return self._containment.members()
-
     def escapees(self) -> frozenset[int]:
         """Pids of live descendants that left the containment; in a cgroup, those are known with ``trace=True`` only."""
         return self._containment.escapees() | (self._traced.outside() if self._traced else frozenset())
-
-    def listening(
-        self, port: int | str | None = None, host: str | None = None, proto: str | None = None
-    ) -> tuple[ListeningSocket, ...]:
-        """The listening sockets that belong to this process and what it started: at the port (or a unix socket's path)
-        and host, if given, of the protocol, if given. See `allgone.listening` for how they are told from others'.
-
-        >>> with Popen(["sleep", "1000"]) as proc:
-        ...     proc.listening()
-        ...     proc.kill()
-        ()
-
-        Raises ValueError and TypeError for what makes no sense, OSError where the kernel does not say.
-        """
-        from allgone._process import listening  # pyroute2 behind it takes a tenth of a second to import
-
-        self._ports_matter = True
-        return listening.of(self._containment, listening.wanted(port, host, proto))
 
     def genealogy(self) -> Genealogy:
         """What leader and descendants have done until now. Raises ValueError where there was no ``trace=True``."""

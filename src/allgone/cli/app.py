@@ -143,7 +143,22 @@ def allgone() -> None:
     help="Write what was found and done to this file: FILE.html, .md (Markdown), .txt, else JSON. "
     "May be given several times. To $GITHUB_STEP_SUMMARY it is added.",
 )
-@click.option("--trace", is_flag=True, help="Have every process in the report, however short-lived; root only.")
+@click.option(
+    "--trace", is_flag=True, help="Know every process, however short-lived, and what left the cgroup; root only."
+)
+@click.option(
+    "--escapees",
+    type=click.Choice(["kill", "warn", "ignore"]),
+    default="warn",
+    show_default=True,
+    help="With --trace, what becomes of processes that left the cgroup.",
+)
+@click.option("--seal", is_flag=True, help="Keep a command that is root from leaving its cgroup by itself.")
+@click.option(
+    "--network",
+    type=click.Choice(["private", "veth"]),
+    help="A network of its own: loopback only, or with an address that is reached from here; root only.",
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD [ARG]...")
 def run(command: tuple[str, ...], **options: Any) -> int:
     """Run CMD. When it ends, or is stopped, everything that it started is stopped, too.
@@ -169,7 +184,7 @@ def run(command: tuple[str, ...], **options: Any) -> int:
             options["name"],
             options["reports"],
             scope,
-            options["trace"],
+            {name: options[name] for name in ("trace", "escapees", "seal", "network")},
         )
     )
 

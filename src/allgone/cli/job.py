@@ -40,7 +40,7 @@ class Job:
     name: str | None
     reports: tuple[str, ...]
     scope: dict[str, Any] = field(default_factory=dict)  # Popen's arguments for a systemd scope
-    trace: bool = False
+    inside: dict[str, Any] = field(default_factory=dict)  # those for seeing inside, and for keeping it in
 
 
 def run(job: Job) -> int:
@@ -123,7 +123,8 @@ def _started(job: Job, backend: Backend) -> Popen:
 def _popen(job: Job, backend: Backend, args: tuple[str, ...]) -> Popen:
     if not args[0]:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "")  # not the directories of PATH
-    return Popen(args, backend=backend, name=job.name, policy=job.policy, trace=job.trace, close_fds=False, **job.scope)
+    options = {"name": job.name, "policy": job.policy, "close_fds": False, **job.scope, **job.inside}
+    return Popen(args, backend=backend, **options)
 
 
 def _forget_coerced_locale() -> None:
