@@ -37,7 +37,7 @@ class BackendUnavailable(AllgoneError, RuntimeError):
 
 
 class Unsupported(AllgoneError, NotImplementedError):
-    """This backend cannot do that; the message says why and which one can."""
+    """This backend, or this machine, cannot do that; the message says why, and what can or what it takes."""
 
 
 class WrongProcess(AllgoneError, RuntimeError):
