@@ -18,8 +18,9 @@ from support import every_point, networks, procfs
 from support.backends import BackendUnderTest
 from support.delegation import as_nobody
 from support.every_point import FAILED, SUCCEEDED, Trial, errors_of
-from support.programs import PATIENCE
+from support.programs import PATIENCE, Started, command
 from support.supervisors import Supervisor, say
+from support.users import spare_uid
 
 import allgone
 
@@ -99,6 +100,48 @@ def test_of_a_supervisor_that_ends_without_a_stop(backend: BackendUnderTest, net
         supervisor.succeeds()
         assert supervisor.lines.are_over()
         assert networks.links() <= before
+
+
+def gives_up_its_rights(options: dict, user: int, go: int) -> None:
+    proc = allgone.Popen(["sleep", "1000"], network="veth", user=user, **options)
+    say("started")
+    os.read(go, 1)
+    os.setresuid(user, user, user)
+    try:
+        proc.connect(8000)
+    except PermissionError:
+        say("refused")
+    proc.stop()
+    say("stopped", proc.returncode)
+
+
+def test_of_a_supervisor_that_has_given_up_its_rights_a_moment_later() -> None:
+    """It is no more than to let go of the namespace."""
+    before = networks.links()
+    process_group = BackendUnderTest("process-group", sweep=False)
+    told, tell = os.pipe()
+    with Supervisor(gives_up_its_rights, process_group, spare_uid(), told, pass_fds=(told,)) as supervisor:
+        os.close(told)
+        supervisor.lines.wait_for("started")
+        (name,) = networks.links() - before
+        with networks.WatchedLink(name) as link:
+            os.close(tell)
+            supervisor.lines.wait_for("refused")
+            assert supervisor.lines.wait_for("stopped") == "stopped -15"
+            assert link.is_gone()
+        supervisor.succeeds()
+
+
+def test_but_for_the_namespace_of_an_escapee() -> None:
+    before = networks.links()
+    started = Started(allgone.Popen, command("setsid_child"), network="veth", backend="process-group")
+    with started, networks.Watched(started["escaped"].pid) as watched:
+        with pytest.warns(allgone.EscapedProcessWarning):
+            started.stop()
+        assert networks.links() <= before
+        assert not watched.is_gone(within=0)
+        started["escaped"].end()
+        assert watched.is_gone()
 
 
 @pytest.mark.timeout(600)
