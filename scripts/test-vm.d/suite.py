@@ -20,6 +20,8 @@ _SUITE = {"root": ["tests/vm/inside", "tests/contract/test_unruly_programs.py", 
 _WHOLE = {"root": ["tests/vm/inside", "tests/contract", "tests/cli", "tests/kernel", "tests/daemons"],
           "user": ["tests/vm/inside", "tests/contract", "tests/cli"]}  # fmt: skip
 _SMOKE = ["tests/vm/inside", "-m", "smoke"]
+# A guest that is emulated boots in half a minute, and is as slow in all else.
+_PYTEST = ["-m", "pytest", "-q", "-ra", "-o", "timeout=900", "-o", "faulthandler_timeout=0"]
 _OUT = "/var/tmp/test-vm"  # in the guest, where results are put
 
 
@@ -69,7 +71,7 @@ def provision(guest: Guest, top: Path, took: dict[str, float]) -> None:
 def _inside(guest: Guest, who: str, tests: list[str]) -> int:
     verb = "enable" if who == "linger" else "disable"
     guest.run(f"loginctl {verb}-linger vagrant; mkdir -p -m 1777 {_OUT}", check=True)
-    words = ["/opt/allgone/bin/python", "-m", "pytest", "-q", "-ra", f"--junitxml={_OUT}/{who}.xml", *tests]
+    words = ["/opt/allgone/bin/python", *_PYTEST, f"--junitxml={_OUT}/{who}.xml", *tests]
     command = f"cd /allgone && ALLGONE_REAL_MACHINE=1 {shlex.join(words)}"
     return guest.run(command, user="root" if who == "root" else "vagrant", timeout=4 * 3600).returncode
 
@@ -82,7 +84,7 @@ def _outside(guest: Guest, top: Path, results: Path) -> int:
         "on": list(guest.on),
     }
     return subprocess.run(
-        [_python(top), "-m", "pytest", "-q", "-ra", f"--junitxml={results}/outside.xml", "tests/vm/outside"],
+        [_python(top), *_PYTEST, f"--junitxml={results}/outside.xml", "tests/vm/outside"],
         cwd=top, env={**os.environ, "ALLGONE_VM": json.dumps(told)},
     ).returncode  # fmt: skip
 
