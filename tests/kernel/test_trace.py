@@ -240,6 +240,7 @@ def test_a_command_that_can_t_be_executed_leaves_nothing(backend: BackendUnderTe
     with pytest.raises(FileNotFoundError):
         backend.Popen(["no-such-command"], trace=True)
     assert tracer._tracer is None
+    assert "allgone-trace" not in [each.name for each in threading.enumerate()]
 
 
 def test_a_fork_of_the_supervisor_has_nothing_of_it() -> None:
