@@ -154,7 +154,8 @@ def test_a_program_that_was_gone_too_soon_has_its_name_at_most() -> None:
 
 
 def test_several_at_a_time_are_told_apart_and_read_by_one_thread() -> None:
-    with allgone.Popen(["sh", "-c", "sleep 1000 & wait"], trace=True) as one:
+    with allgone.Popen(["sh", "-c", "sleep 1000 & echo up; wait"], stdout=subprocess.PIPE, trace=True) as one:
+        one.stdout.readline()
         with allgone.Popen(["sh", "-c", "true & true & wait"], trace=True) as two:
             assert [each.name for each in threading.enumerate()].count("allgone-trace") == 1
         assert len(lives(two.report)) == 3
@@ -183,7 +184,8 @@ def test_started_by_many_threads_at_once() -> None:
 
 def test_the_processes_of_a_group_are_traced_each_by_itself(backend: BackendUnderTest) -> None:
     with backend.group() as group:
-        one = group.Popen(["sh", "-c", "sleep 1000 & wait"], trace=True)
+        one = group.Popen(["sh", "-c", "sleep 1000 & echo up; wait"], stdout=subprocess.PIPE, trace=True)
+        one.stdout.readline()
         two = group.Popen(["sleep", "1000"], trace=True)
         three = group.Popen(["sleep", "1000"])
     assert group.report is not None
@@ -238,6 +240,7 @@ def test_a_command_that_can_t_be_executed_leaves_nothing(backend: BackendUnderTe
     with pytest.raises(FileNotFoundError):
         backend.Popen(["no-such-command"], trace=True)
     assert tracer._tracer is None
+    assert "allgone-trace" not in [each.name for each in threading.enumerate()]
 
 
 def test_a_fork_of_the_supervisor_has_nothing_of_it() -> None:

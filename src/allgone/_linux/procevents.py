@@ -44,6 +44,8 @@ class Subscription:
     Raises `Unsupported`, saying why.
     """
 
+    _is_subscribed = False
+
     def __init__(self) -> None:
         for kind, inode in _INITIAL.items():
             if os.stat(f"/proc/self/ns/{kind}").st_ino != inode:
@@ -70,6 +72,7 @@ class Subscription:
         try:
             self.socket.bind((0, _CN_IDX_PROC))
             self._ask(_LISTEN)
+            self._is_subscribed = True
         except PermissionError:
             raise _unsupported("this kernel (before Linux 6.6) wants CAP_NET_ADMIN for it: run as root") from None
         except ConnectionRefusedError:
@@ -97,11 +100,16 @@ class Subscription:
         values = self.socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, size)  # Linux 4.12
         return int(struct.unpack_from("=I", values, 4 * _SK_MEMINFO_DROPS)[0])
 
-    def close(self) -> None:
-        if self.socket.fileno() >= 0:
-            # Before Linux 6.6 the kernel would go on to make events for a listener that is gone.
+    def unsubscribe(self) -> None:
+        """No more events. Idempotent."""
+        if self._is_subscribed:
+            # Before Linux 6.6 the kernel would go on to make events for a listener that is gone. It counts them: once.
+            self._is_subscribed = False
             self.socket.send(_request(_IGNORE, 0))
-            self.socket.close()
+
+    def close(self) -> None:
+        self.unsubscribe()
+        self.socket.close()
 
     def __enter__(self) -> Subscription:
         return self

@@ -26,9 +26,8 @@ _AT_ONCE = 1000  # events before others get the lock
 # The lock on all that follows. The reader holds it while it handles events; whoever starts something traced, from
 # before the fork until the leader's pid is known, so that nothing about the leader is handled before.
 _lock = threading.Lock()
-_turnstile = (
-    threading.Lock()
-)  # held by who waits for the lock; the reader, which would take it again at once, waits here
+# Held by who waits for the lock. The reader passes through it, or else it would have the lock again at once, always.
+_turnstile = threading.Lock()
 _tracer: Tracer | None = None
 
 
@@ -49,19 +48,17 @@ def spawning() -> Iterator[Trace]:
     Raises `Unsupported`, saying why, where the kernel does not tell of processes.
     """
     global _tracer
-    with _locked():
-        if _tracer is None:
-            _tracer = Tracer()
-        trace = Trace(_tracer)
-        try:
+    trace = None
+    try:
+        with _locked():
+            if _tracer is None:
+                _tracer = Tracer()
+            trace = Trace(_tracer)
             yield trace
-        except BaseException:
-            trace.leave()
-            raise
-        finally:
-            ended = trace.tracer.has_ended
-    if ended:
-        trace.tracer.join()
+    except BaseException:
+        if trace is not None:
+            trace.close()
+        raise
 
 
 def check() -> None:
@@ -284,7 +281,7 @@ class Trace:
 @atexit.register
 def _unsubscribe() -> None:
     if _tracer is not None:
-        _tracer.subscription.close()
+        _tracer.subscription.unsubscribe()
 
 
 def _after_fork_in_child() -> None:
