@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from typing import TextIO
 
 from allgone._core.report import Report
@@ -47,6 +45,9 @@ class Record:
         return render(self.report, title) if self.report is not None else f"{title}: {self._error}\n"
 
     def _json(self, status: int) -> str:
+        import json
+        from datetime import datetime, timezone
+
         facts = {
             "args": list(self._args),
             "exit_status": status if status >= 0 else 128 - status,
