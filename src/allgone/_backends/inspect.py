@@ -9,8 +9,8 @@ from importlib import metadata
 
 from allgone._backends import cgroup_base
 from allgone._backends.cgroup import CgroupBackend
-from allgone._linux import cgroupfs, launcher, pidfd, processes, subreaper, systemd
-from allgone.errors import BackendUnavailable, SystemdError
+from allgone._linux import cgroupfs, cgroupns, launcher, netns, pidfd, processes, subreaper, systemd, tracer
+from allgone.errors import BackendUnavailable, SystemdError, Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,11 @@ def look() -> tuple[Choice, list[Finding]]:
         _subreaper(),
         _children(),
         _launcher(),
+        _tracing(),
+        _network(),
+        _seal(),
         *map(_package, ("psutil", "pyroute2", "click")),
+        *(_optional(name, use) for name, use in (("plotly", "HTML reports"), ("textual", "allgone top"))),
         *_settings(),
     ]
     return choice, [replace(each, remedy="") if each.ok is not False else each for each in found]
@@ -159,6 +163,29 @@ def _children() -> Finding:
                    "mount /proc; a kernel with CONFIG_PROC_CHILDREN")  # fmt: skip
 
 
+def _tracing() -> Finding:
+    try:
+        tracer.check()
+    except Unsupported as e:
+        return Finding("trace", None, False, f"not here: {e}")
+    return Finding("trace", True, True, "the kernel tells of every process that is started")
+
+
+def _network() -> Finding:
+    try:
+        netns.made(veth=False).close()
+    except Unsupported as e:
+        return Finding("network", None, False, f"not here: {e}")
+    return Finding("network", True, True, "a child can have a network of its own")
+
+
+def _seal() -> Finding:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
+        mounts = cgroupfs.mounts(f.read())
+    why = cgroupns.unavailable_because(mounts[0].point) if mounts else "there is no cgroup2"
+    return Finding("seal", None if why else True, not why, f"not here: {why}" if why else "a child can be sealed in")
+
+
 def _launcher() -> Finding:
     kind = launcher.kind()
     if kind == "compiled":
@@ -183,6 +210,11 @@ def _package(name: str) -> Finding:
     if found is None:
         return Finding(name, False, None, "not installed", f"pip install {name}")
     return Finding(name, True, found, found)
+
+
+def _optional(name: str, use: str) -> Finding:
+    found = version(name)
+    return Finding(name, None if found is None else True, found, found or f"not installed; {use} needs it")
 
 
 def _pystemd() -> Finding:
