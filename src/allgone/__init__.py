@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from allgone._core.report import Port as Port
     from allgone._core.report import Process as Process
     from allgone._core.report import Report as Report
+    from allgone._core.report import Sample as Sample
     from allgone._core.report import Sent as Sent
     from allgone._core.report import Usage as Usage
     from allgone._core.sockets import ListeningSocket as ListeningSocket
@@ -74,7 +75,7 @@ _WHERE = {
     "allgone._core.containment": ("Backend", "Guarantees"),
     "allgone._core.genealogy": ("Exec", "Genealogy", "Life"),
     "allgone._core.policy": ("StopPolicy",),
-    "allgone._core.report": ("Port", "Process", "Report", "Sent", "Usage"),
+    "allgone._core.report": ("Port", "Process", "Report", "Sample", "Sent", "Usage"),
     "allgone._core.sockets": ("ListeningSocket",),
     "allgone._linux.netns": ("NetworkNamespace",),
     "allgone._process.fixture": ("process_fixture",),

@@ -101,6 +101,15 @@ def test_signals_are_lines_and_labels(browser: webdriver.Remote, tmp_path: Path)
     assert page.run("return document.querySelector('#timeline .annotation').textContent") == "SIGTERM"
 
 
+def test_cpu_and_memory_are_drawn_where_sampled(browser: webdriver.Remote, tmp_path: Path) -> None:
+    page = Page(browser, TRACED, tmp_path)
+    assert page.run("return document.querySelectorAll('#timeline .scatterlayer .js-line').length") == 2
+    assert page.run("return chart.data.find(trace => trace.name === 'CPU').y.map(Math.round)") == [10, 30, 50, 70, 90]
+    page = Page(browser, many(10), tmp_path)
+    assert page.run("return document.querySelectorAll('#timeline .scatterlayer .js-line').length") == 0
+    assert page.complaints() == []
+
+
 def test_search_leaves_what_is_found_and_what_is_above_it(browser: webdriver.Remote, tmp_path: Path) -> None:
     page = Page(browser, TRACED, tmp_path)
     page.search("a.c")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from allgone import Process, Report, Sent
+from allgone import Process, Report, Sample, Sent
 from allgone._core.genealogy import Exec, Genealogy, Life
 
 HOSTILE = [
@@ -44,6 +44,7 @@ TRACED = Report(
         7,
         2,
     ),
+    samples=tuple(Sample(1000.0 + n, n * n / 10, n << 20) for n in range(6)),
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ SNAPSHOT = Report(
     sent=(Sent(signal.SIGTERM, (10, 11, 12), 0.0), Sent(signal.SIGCONT, (10, 11, 12), 0.0), Sent(9, (12,), 1.0)),
     killed=(allgone.Process(12, "deaf", "deaf", "root", 11, 1001.0),), left_running=(),
     escapees=(allgone.Process(13, "d", "d --daemon", "root", 1, 1001.0),), duration=1.5,
-    ports=(Port("tcp", "::", 80, released=True),), began=1002.0, usage=Usage(1.5, 0.25, 3 << 20),
+    ports=(Port("tcp", "::", 80, released=True),), began=1002.0, usage=Usage(1.5, 0.25, 2 << 20, 3 << 20),
 )  # fmt: skip
 
 

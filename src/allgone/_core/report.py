@@ -48,13 +48,25 @@ class Usage:
 
     cpu_user, cpu_system
         Seconds (``cpu.stat``).
-    memory_peak
-        Bytes, the most at a time (``memory.peak``, Linux 5.19); None where there is no memory controller.
+    memory, memory_peak
+        Bytes now (``memory.current``), and the most at a time (``memory.peak``, Linux 5.19); None without a memory
+        controller.
     """
 
     cpu_user: float
     cpu_system: float
+    memory: int | None = None
     memory_peak: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a containment used at one moment: `at` in seconds since 1970, `cpu` in seconds until then, `memory` in bytes
+    (None without a memory controller)."""
+
+    at: float
+    cpu: float
+    memory: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +116,8 @@ class Report:
         When the stop began, in seconds since 1970; None where that is not known.
     usage
         What it has used; None with process-group.
+    samples
+        With ``sample=``: what it had used when.
     ports
         What it listened on, and whether that was released; None unless somebody asked before the stop, by
         ``ready=listening(…)`` or `Popen.listening`.
@@ -131,6 +145,7 @@ class Report:
     usage: Usage | None = None
     genealogy: Genealogy | None = None
     may_have_started: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
 
     @property
     def outcome(self) -> str:

@@ -203,12 +203,14 @@ def usage(folder: str) -> Usage | None:
             return None
         raise
     spent = dict(zip(stat[::2], map(int, stat[1::2]), strict=True))
-    return Usage(spent[b"user_usec"] / 1e6, spent[b"system_usec"] / 1e6, _memory_peak(folder))
+    memory = _number(folder + "/memory.current")
+    peak = None if memory is None else _number(folder + "/memory.peak")
+    return Usage(spent[b"user_usec"] / 1e6, spent[b"system_usec"] / 1e6, memory, peak)
 
 
-def _memory_peak(folder: str) -> int | None:
+def _number(path: str) -> int | None:
     try:
-        return int(read(folder + "/memory.peak"))
+        return int(read(path))
     except OSError as e:
         if e.errno in (errno.ENOENT, errno.ENODEV):  # no such controller, or kernel
             return None

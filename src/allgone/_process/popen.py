@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -23,7 +24,7 @@ from allgone._core.report import Report
 from allgone._core.stop import Steps, Wait
 from allgone._linux import fds, launcher
 from allgone._linux.pidfd import Child
-from allgone._process import driver, failures, reporting, tracing
+from allgone._process import driver, failures, reporting, sampling, tracing
 from allgone._process.communicate import Exchange
 from allgone._process.inside import Inside
 from allgone._process.network import Network, Networked, check_network
@@ -64,6 +65,8 @@ class Popen(Inside, Networked, subprocess.Popen[Any]):
     seal
         With cgroup, as root: whether to keep the command from moving to other cgroups, in namespaces of its own. Raises
         `Unsupported` where that can't be done.
+    sample
+        With cgroup: every so many seconds a thread looks what is used, for the report's `samples`.
     unit, slice, description, properties
         With cgroup, where systemd runs: a scope of its own with this name (``"job.scope"``; made up where only others
         are given), in this slice, with these properties (systemd.scope(5), ``{"MemoryMax": "1G"}``).
@@ -87,6 +90,7 @@ class Popen(Inside, Networked, subprocess.Popen[Any]):
     """
 
     _traced: tracing.Traced | None = None
+    _sampler: sampling.Sampler | None = None
     _was_born = False  # whether the launcher has not become the leader, but had it born
 
     def __init__(
@@ -101,6 +105,7 @@ class Popen(Inside, Networked, subprocess.Popen[Any]):
         trace: bool = False,
         escapees: tracing.Escapees = "warn",
         seal: bool = False,
+        sample: float | None = None,
         unit: str | None = None,
         slice: str | None = None,
         description: str | None = None,
@@ -119,6 +124,7 @@ class Popen(Inside, Networked, subprocess.Popen[Any]):
         tracing.check(trace, escapees)
         if seal:
             check_seal(options)
+        sampling.check(sample)
         self._escapees = escapees
         if _within is not None:
             if scope is not None:
@@ -134,6 +140,8 @@ class Popen(Inside, Networked, subprocess.Popen[Any]):
             self._have_network(network, self._containment)
             if seal:
                 self._containment.seal()
+            if sample is not None:
+                self._sampler = sampling.Sampler(self._containment, sample)
             with tracing.spawned(self, trace, escapees, argv):
                 self._spawn(argv, executable, options)
         except BaseException:
@@ -192,6 +200,8 @@ class Popen(Inside, Networked, subprocess.Popen[Any]):
         driver.stop(self._containment, self._leaders(), self._policy.at_once())
         self._containment.close()
         driver.forget(self._containment)
+        if self._sampler is not None:
+            self._sampler.stop()
         if self._child is not None:
             self._notice_end(block=True)
         for pid in members:  # a leader just born, whose pid nobody lived to report, is a child of ours as well
@@ -334,14 +344,15 @@ class Popen(Inside, Networked, subprocess.Popen[Any]):
             leaders = self._leaders()
             stop = functools.partial(driver.stop, self._containment, leaders, policy, carry_out)
             settle, keep, traced = self._settled, self._keep, (self._traced,) if self._traced else ()
-            return reporting.reported(
+            reporting.reported(
                 self._containment, leaders, stop, settle, keep, self._sent, escapees=self._escapees, traced=traced,
                 ports=self._ports_matter,
             )  # fmt: skip
+        assert self._report is not None
         return self._report
 
     def _keep(self, report: Report) -> None:
-        self._report = report
+        self._report = report if self._sampler is None else replace(report, samples=self._sampler.stop())
 
     def end_fds(self) -> tuple[int, ...]:
         """An fd that becomes readable when the leader ends; none if it has."""

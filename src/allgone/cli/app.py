@@ -153,6 +153,12 @@ def allgone() -> None:
     show_default=True,
     help="With --trace, what becomes of processes that left the cgroup.",
 )
+@click.option(
+    "--sample",
+    metavar="DURATION",
+    callback=lambda *asked: None if asked[2] is None else _time_limit(*asked),
+    help="With cgroup, have CPU and memory in the report, looked at this often.",
+)
 @click.option("--seal", is_flag=True, help="Keep a command that is root from leaving its cgroup by itself.")
 @click.option(
     "--network",
@@ -184,7 +190,7 @@ def run(command: tuple[str, ...], **options: Any) -> int:
             options["name"],
             options["reports"],
             scope,
-            {name: options[name] for name in ("trace", "escapees", "seal", "network")},
+            {name: options[name] for name in ("trace", "escapees", "seal", "network", "sample")},
         )
     )
 

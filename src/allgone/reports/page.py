@@ -49,6 +49,7 @@ def _data(told: Story) -> dict[str, Any]:
         "stop": [told.stopped, told.stopped + told.report.duration],
         "signals": told.signals,
         "fates": story.FATES,
+        "samples": [[each.at - told.began, each.cpu, each.memory] for each in told.report.samples],
         "rows": [_drawn(row, told) for row in told.rows],
     }
 
