@@ -52,8 +52,9 @@ def allgone_sleepers():
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/cmdline") as f:
-                if f.read().endswith("sleep\\0004711\\0"):
-                    found.append(int(pid))
+                program, *words = f.read().split("\\0")  # not who has it run, and has its words at the end of its own
+            if program.endswith("sleep") and words == ["4711", ""]:
+                found.append(int(pid))
         except (FileNotFoundError, ProcessLookupError):
             pass
     return found
@@ -68,8 +69,9 @@ def test_what_stayed_is_gone_and_what_left_is_not_touched(way: str) -> None:
 script = sys.argv[1] + "\\nsetsid sleep 1000 & sleep 1000"
 quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
 process = allgone.Popen(["sh", "-c", script], backend="cgroup", **quiet)
-until(allgone_sleepers)
-until(lambda: not process.members() & set(allgone_sleepers()))
+def outside():
+    return set(allgone_sleepers()) - process.members()
+until(lambda: outside() and outside() == set(allgone_sleepers()))
 left, = allgone_sleepers()
 until(lambda: len(process.members()) >= 3)
 pidfds = held(process)
