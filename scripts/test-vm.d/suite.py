@@ -15,7 +15,7 @@ from guest import Guest, NotProvisioned, say
 
 WHO = ("root", "user", "linger", "outside")
 # What only a machine of one's own shows, and what survives for nobody else.
-_SUITE = {key: ["tests/vm/inside", "tests/contract/test_unruly_programs.py"] for key in ("root", "user")}
+_SUITE = ["tests/vm/inside", "tests/contract/test_unruly_programs.py"]
 _WHOLE = {"root": ["tests/vm/inside", "tests/contract", "tests/cli", "tests/kernel", "tests/daemons"],
           "user": ["tests/vm/inside", "tests/contract", "tests/cli"]}  # fmt: skip
 _SMOKE = ["tests/vm/inside", "-m", "smoke"]
@@ -35,7 +35,7 @@ def run(guest: Guest, top: Path, results: Path, asked: Namespace, took: dict[str
             if who == "outside":
                 statuses.append(_outside(guest, top, results))
             else:
-                default = (_WHOLE if asked.whole else _SUITE)["root" if who == "root" else "user"]
+                default = _WHOLE["root" if who == "root" else "user"] if asked.whole else _SUITE
                 statuses.append(_inside(guest, who, asked.tests or (_SMOKE if asked.smoke else default)))
             took[who] = monotonic() - began
     finally:
