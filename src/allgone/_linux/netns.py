@@ -43,9 +43,9 @@ class NetworkNamespace:
     enters it needs the rights that making it took.
     """
 
-    def __init__(self) -> None:
-        """The one that the calling thread is in."""
-        self._file = io.FileIO(_OWN)  # and no bare fd, which would be lost with a Ctrl-C just here
+    def __init__(self, path: str = _OWN) -> None:
+        """The one that the calling thread is in; or that of a ``/proc/PID/ns/net``."""
+        self._file = io.FileIO(path)  # and no bare fd, which would be lost with a Ctrl-C just here
         self._link: int | None = None  # index, inside, of its end of the veth pair
         self._addresses: tuple[str, str] | None = None
         _held.add(self)
@@ -218,11 +218,6 @@ def _there_and_back(go: Callable[[], object]) -> Iterator[None]:
 
 
 _inside = contextmanager(_there_and_back)
-
-
-def enter(fd: int) -> None:
-    """Have the calling thread be in that namespace from now on: one that ends soon. Raises OSError."""
-    _setns()(fd, _CLONE_NEWNET)
 
 
 @cache

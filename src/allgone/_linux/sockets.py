@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 from collections.abc import Callable, Collection, Iterable
-from socket import AF_INET, AF_INET6, AF_UNIX, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, inet_ntop
-from typing import Any, TypeVar
+from socket import (
+    AF_INET,
+    AF_INET6,
+    AF_NETLINK,
+    AF_UNIX,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    SOCK_DGRAM,
+    SOCK_RAW,
+    inet_ntop,
+    socket,
+)
+from typing import Any
 
 from allgone._core.sockets import PROTOS, Found, ListeningSocket, Wanted
 from allgone._linux import netns, processes
-
-_T = TypeVar("_T")
 
 # A TCP socket that listens is in LISTEN; one of UDP has no state but CLOSE while it is not connected.
 _CLOSE, _LISTEN = 7, 10
@@ -20,6 +28,8 @@ _STATES = {"tcp": 1 << _LISTEN, "udp": 1 << _CLOSE, "unix": 1 << _LISTEN | 1 << 
 _NUMBERS = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP}
 _REQUEST, _DUMP = 0x1, 0x300  # NLM_F_REQUEST; NLM_F_ROOT | NLM_F_MATCH
 _ERROR, _DONE = 2, 3
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
+_MOST_AT_A_TIME = 1 << 16  # bytes; the kernel fills less than half of it
 # linux/inet_diag.h and linux/unix_diag.h
 _SKV6ONLY, _CGROUP_ID = 11, 21
 _UNIX_NAME, _UNIX_VFS = 0, 1
@@ -32,17 +42,17 @@ class Namespace:
     def __init__(self, pids: list[int], *, is_own: bool) -> None:
         self.pids = pids
         self._is_own = is_own
-        self._fd: int | None = None
+        self._there: netns.NetworkNamespace | None = None
 
     def __enter__(self) -> Namespace:
         if not self._is_own:
-            self._fd = _opened(self.pids)
+            self._there = _held(self.pids)
         return self
 
     def __exit__(self, *_: object) -> None:
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            os.close(fd)
+        there, self._there = self._there, None
+        if there is not None:
+            there.close()
 
     def listening(
         self, wanted: Wanted, *, cgroups: Collection[int] = (), only: Collection[int] | None = None
@@ -54,10 +64,12 @@ class Namespace:
         Raises OSError where the kernel refuses: ENOENT (it has no CONFIG_INET_DIAG or CONFIG_UNIX_DIAG), EINVAL (no
         filter by cgroup, before Linux 5.8).
         """
-        if not self._is_own and self._fd is None:
+        if not self._is_own and self._there is None:
             return []  # gone, with all who lived in it
+        make = socket if self._there is None else self._there.socket
         try:
-            return _in_a_thread(lambda: _listening(wanted, cgroups, only, self._fd))
+            with make(AF_NETLINK, SOCK_RAW, _NETLINK_SOCK_DIAG) as asked:  # of a namespace for as long as it is open
+                return _listening(asked, wanted, cgroups, only)
         except PermissionError:
             if self._is_own:
                 raise
@@ -82,26 +94,22 @@ def namespaces(pids: Iterable[int]) -> list[Namespace]:
     return [Namespace(inside, is_own=number == own) for number, inside in (lives or {own: []}).items()]
 
 
-def _opened(pids: Iterable[int]) -> int | None:
+def _held(pids: Iterable[int]) -> netns.NetworkNamespace | None:
     for pid in pids:
         try:
-            return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            return netns.NetworkNamespace(f"/proc/{pid}/ns/net")
         except (FileNotFoundError, ProcessLookupError):
             continue
     return None
 
 
-def _listening(
-    wanted: Wanted, cgroups: Collection[int], only: Collection[int] | None, namespace: int | None
-) -> list[Found]:
-    if namespace is not None:
-        netns.enter(namespace)
+def _listening(asked: socket, wanted: Wanted, cgroups: Collection[int], only: Collection[int] | None) -> list[Found]:
     found = []
     for proto in (wanted.proto,) if wanted.proto else PROTOS:
         if proto == "unix":
-            found += _unix(wanted.path, only)
+            found += _unix(asked, wanted.path, only)
         else:
-            found += _inet(proto, wanted.port or 0, cgroups, only)
+            found += _inet(asked, proto, wanted.port or 0, cgroups, only)
     return [each for each in found if wanted.is_met_by(each)]
 
 
@@ -130,26 +138,7 @@ def _shown(proto: str, fields: list[str]) -> Found | None:
     return Found(ListeningSocket(proto, address, int(port, 16)), int(inode), None, False, int(uid))
 
 
-def _in_a_thread(function: Callable[[], _T]) -> _T:
-    """It may enter a namespace there, and the caller may run an event loop, which pyroute2 does not get on with."""
-    done: list[_T] = []
-    failed: list[Exception] = []
-
-    def run() -> None:
-        try:
-            done.append(function())
-        except Exception as e:  # noqa: BLE001  # raised again below
-            failed.append(e)
-
-    thread = threading.Thread(target=run, name="allgone-sockets", daemon=True)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]
-
-
-def _inet(proto: str, port: int, cgroups: Collection[int], only: Collection[int] | None) -> list[Found]:
+def _inet(asked: socket, proto: str, port: int, cgroups: Collection[int], only: Collection[int] | None) -> list[Found]:
     from pyroute2.netlink.diag import inet_diag_req
 
     class Request(inet_diag_req):  # type: ignore[misc]  # untyped
@@ -162,7 +151,7 @@ def _inet(proto: str, port: int, cgroups: Collection[int], only: Collection[int]
         request["idiag_states"], request["idiag_sport"] = _STATES[proto], port
         if cgroups:
             request["attrs"] = [("INET_DIAG_REQ_BYTECODE", _made_in(cgroups))]
-        found += _dump(request, lambda data, at, end: _inet_message(proto, only, data, at, end))
+        found += _dump(asked, request, lambda data, at, end: _inet_message(proto, only, data, at, end))
     return found
 
 
@@ -177,14 +166,14 @@ def _made_in(cgroups: Collection[int]) -> bytes:
     return code
 
 
-def _unix(path: str | None, only: Collection[int] | None) -> list[Found]:
+def _unix(asked: socket, path: str | None, only: Collection[int] | None) -> list[Found]:
     from pyroute2.netlink.diag import UDIAG_SHOW_NAME, UDIAG_SHOW_VFS, unix_diag_req
 
     request = unix_diag_req()
     request["sdiag_family"], request["udiag_states"] = AF_UNIX, _STATES["unix"]
     request["udiag_show"] = UDIAG_SHOW_NAME | UDIAG_SHOW_VFS
     file = _file_at(path)
-    return _dump(request, lambda data, at, end: _unix_message(path, file, only, data, at, end))
+    return _dump(asked, request, lambda data, at, end: _unix_message(path, file, only, data, at, end))
 
 
 def _file_at(path: str | None) -> tuple[int, int] | None:
@@ -198,39 +187,25 @@ def _file_at(path: str | None) -> tuple[int, int] | None:
     return facts.st_ino & 0xFFFFFFFF, os.major(facts.st_dev) << 20 | os.minor(facts.st_dev)
 
 
-def _dump(request: Any, decode: Callable[[bytes, int, int], Found | None]) -> list[Found]:
-    """What the kernel answers. pyroute2 carries it; decoded by us, for its general decoder takes 50 us for each socket.
-
-    Its own class for this kind of socket drops the kernel's refusals.
-    """
-    from pyroute2 import DiagSocket
-    from pyroute2.netlink.diag import SOCK_DIAG_BY_FAMILY, MarshalDiag
-
-    found = []
-
-    def message(data: bytes, at: int, length: int) -> dict[str, Any] | None:
-        kind, flags, sequence = struct.unpack_from("=HHI", data, at + 4)
-        refused = None
-        if kind == _ERROR:
-            number = -struct.unpack_from("=i", data, at + 16)[0]
-            refused = OSError(number, os.strerror(number), "sock_diag")
-        elif kind != _DONE:
+def _dump(asked: socket, request: Any, decode: Callable[[bytes, int, int], Found | None]) -> list[Found]:
+    """What the kernel answers. The question is pyroute2's to write; the answer is read here: its decoder takes 50 us for
+    each socket, and its class for this kind of netlink drops the kernel's refusals."""
+    request["header"].update({"type": _SOCK_DIAG_BY_FAMILY, "flags": _REQUEST | _DUMP})
+    request.encode()
+    asked.send(request.data)
+    found: list[Found] = []
+    while True:
+        data, at = asked.recv(_MOST_AT_A_TIME), 0
+        while at < len(data):
+            length, kind = struct.unpack_from("=IH", data, at)
+            if kind == _DONE:
+                return found
+            if kind == _ERROR:
+                number = -struct.unpack_from("=i", data, at + 16)[0]
+                raise OSError(number, os.strerror(number), "sock_diag")
             if (each := decode(data, at + 16, at + length)) is not None:
                 found.append(each)
-            if at > 0:
-                return None  # pyroute2 need not pass on more than one of each buffer: none would mean the end
-        return {"header": {"type": kind, "flags": flags, "sequence_number": sequence, "error": refused}}
-
-    class Marshal(MarshalDiag):  # type: ignore[misc]  # untyped
-        def get_parser(self, *_: object) -> Callable[[bytes, int, int], dict[str, Any] | None]:
-            return message
-
-    with DiagSocket() as diag:
-        diag.set_marshal(Marshal())
-        diag.bind()
-        for _ in diag.nlm_request(request, SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP):
-            pass
-    return found
+            at += (length + 3) & ~3
 
 
 def _inet_message(proto: str, only: Collection[int] | None, data: bytes, at: int, end: int) -> Found | None:
