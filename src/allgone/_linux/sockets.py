@@ -188,8 +188,9 @@ def _file_at(path: str | None) -> tuple[int, int] | None:
 
 
 def _dump(asked: socket, request: Any, decode: Callable[[bytes, int, int], Found | None]) -> list[Found]:
-    """What the kernel answers. The question is pyroute2's to write; the answer is read here: its decoder takes 50 us for
-    each socket, and its class for this kind of netlink drops the kernel's refusals."""
+    """What the kernel answers. The question is pyroute2's to write; the answer is read here: its decoder takes 50 us
+    for each socket, and its class for this kind of netlink drops the kernel's refusals.
+    """
     request["header"].update({"type": _SOCK_DIAG_BY_FAMILY, "flags": _REQUEST | _DUMP})
     request.encode()
     asked.send(request.data)

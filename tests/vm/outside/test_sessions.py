@@ -13,7 +13,7 @@ _CODE = """
 import allgone, signal, sys
 if "stays" in sys.argv:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-process = allgone.Popen(["sh", "-c", "trap '' HUP; setsid sleep 4712 & sleep 4712 & wait"])
+process = allgone.Popen(["sh", "-c", "trap '' HUP; setsid sleep 4712 & sleep 4712 & wait"], backend="cgroup")
 print(process.backend, flush=True)
 signal.pause()
 """
