@@ -638,3 +638,23 @@ def test_a_directory_without_a_mark_that_has_just_been_made_is_left_alone(
             assert bystander.poll() is None
         finally:
             bystander.kill()
+
+
+def test_the_directory_of_a_scope_that_systemd_has_forgotten_is_removed(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tries once, and the directory can be busy for a moment after the last process's end."""
+    from allgone._upkeep import janitor
+
+    monkeypatch.setattr(janitor, "_stopped", lambda folder: [])  # no systemd here: as if it had, and knew it no more
+    with Owner(place) as owner:
+        owner.dies_with_its_guard()
+        scope = f"{place}/{os.path.basename(owner.home)}.scope"
+        os.mkdir(scope)  # a cgroup can't be renamed
+        os.mkdir(scope + "/guard")
+        os.setxattr(scope, "user.allgone.owner", os.getxattr(owner.home, "user.allgone.owner"))
+        swept = janitor.sweep(scope)
+        assert swept is not None
+        assert swept.left == ()
+        assert not os.path.exists(scope)
+        janitor.sweep(owner.home)

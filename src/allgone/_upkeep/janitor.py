@@ -106,7 +106,7 @@ def sweep(folder: str) -> Swept | None:
         for n in range(0, len(containments), _AT_A_TIME):
             failed += map(str, leftovers.end((each, AT_ONCE) for each in containments[n : n + _AT_A_TIME]))
         home.close()
-        failed += _stopped(folder)
+        failed += _stopped(folder) or _removed(folder)
         return Swept(folder, owner, found, tuple(failed))
 
 
@@ -125,6 +125,19 @@ def _stopped(folder: str) -> list[str]:
     except SystemdError as e:
         return [f"cannot stop {unit}: {e}"]
     return []
+
+
+def _removed(folder: str) -> list[str]:
+    """The directory of a scope that is gone: systemd tries once, and it can be busy for a moment after the last end.
+
+    Returns what could not be done, in words.
+    """
+    if not folder.endswith(".scope") or cgroupfs.populated(folder):
+        return []
+    try:
+        return [] if cgroupfs.remove_soon(folder) else [f"{folder} can't be removed: it is busy"]
+    except PermissionError as e:
+        return [f"{folder} can't be removed: {e.strerror}"]
 
 
 def look(folder: str) -> Swept | None:
