@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 from pathlib import Path
 
@@ -89,7 +90,9 @@ def test_a_process_whose_main_thread_has_ended_is_killed(backend: BackendUnderTe
         assert started.process.pid in started.process.members()
         started.process.stop()
         assert started.all_gone()
-        assert started.process.returncode == -signal.SIGKILL
+        # Linux 5.10 tells what its main thread, which had ended long before, had ended with.
+        is_old = tuple(map(int, platform.release().split(".")[:2])) < (5, 11)
+        assert started.process.returncode == (0 if is_old else -signal.SIGKILL)
 
 
 def test_a_flood_of_output_that_nobody_reads_does_not_hold_up_the_stop(backend: BackendUnderTest) -> None:
