@@ -28,8 +28,9 @@ def test_samples_grow_from_the_start_to_the_stop(cgroup: BackendUnderTest) -> No
     assert [each.at for each in report.samples] == sorted(each.at for each in report.samples)
     spent = [each.cpu for each in report.samples]
     assert spent == sorted(spent)
-    assert spent[0] < 0.1 < spent[-1] <= report.usage.cpu_user + report.usage.cpu_system
-    assert report.usage.cpu_user > 0.1
+    whole = report.usage.cpu_user + report.usage.cpu_system
+    assert spent[0] < spent[-1] <= whole
+    assert whole >= 0.3
 
 
 def test_the_thread_ends_with_what_it_looks_at(cgroup: BackendUnderTest) -> None:
@@ -49,8 +50,9 @@ def test_a_long_run_has_fewer_samples_further_apart(cgroup: BackendUnderTest, mo
     monkeypatch.setattr(sampling, "_MOST", 8)
     with cgroup.Popen([sys.executable, "-c", BURNS], sample=0.001) as process:
         pass
-    assert 3 < len(process.report.samples) <= 8
-    assert process.report.samples[0].cpu < 0.1
+    samples = process.report.samples
+    assert 3 < len(samples) <= 8
+    assert samples[0].cpu < samples[-1].cpu
 
 
 def test_where_nobody_asked_there_are_none(cgroup: BackendUnderTest) -> None:
