@@ -274,3 +274,19 @@ def test_what_makes_no_sense_is_refused_at_once(arguments: tuple[Any, ...], erro
 def test_a_host_needs_a_port(backend: BackendUnderTest) -> None:
     with backend.Popen(["true"]) as process, pytest.raises(ValueError, match="needs a port"):
         process.listening(host="localhost")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_stop_does_not_fail_because_nobody_can_be_asked(
+    backend: BackendUnderTest, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def refuses(*_: object, **__: object) -> None:  # where really there are no fds left, or no CONFIG_INET_DIAG
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with backend.Popen(["sleep", "1000"]) as process:
+        assert process.listening() == ()
+        monkeypatch.setattr(whose, "_look_in", refuses) if when == "before" else None
+        monkeypatch.setattr(whose.Held, "now", refuses) if when == "after" else None
+        report = process.stop()
+    assert process.returncode == -15
+    assert report.ports is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -72,3 +73,22 @@ def test_a_process_group_has_nothing_to_look_at() -> None:
 def test_what_makes_no_sense_is_refused(interval: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="sample must be"):
         allgone.Popen(["true"], sample=interval)
+
+
+def test_a_stop_does_not_fail_because_usage_cannot_be_read(
+    cgroup: BackendUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from allgone._linux import cgroupfs
+
+    read = cgroupfs.read
+
+    def refuses(path: str) -> bytes:  # where really there are no fds left
+        if path.endswith("/cpu.stat"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return read(path)
+
+    monkeypatch.setattr(cgroupfs, "read", refuses)
+    with cgroup.Popen(["sleep", "1000"]) as process:
+        report = process.stop()
+    assert process.returncode == -15
+    assert report.usage is None

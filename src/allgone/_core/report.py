@@ -11,7 +11,7 @@ from allgone._core.names import printable
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process as it was seen; facts for people, not a handle. `how`: of an escapee, where it is and by what."""
+    """A process as it was seen; facts for people, not a handle."""
 
     pid: int
     name: str = "?"
@@ -115,12 +115,12 @@ class Report:
     began
         When the stop began, in seconds since 1970; None where that is not known.
     usage
-        What it has used; None with process-group.
+        What it has used; None with process-group, and where it could not be read.
     samples
         With ``sample=``: what it had used when.
     ports
         What it listened on, and whether that was released; None unless somebody asked before the stop, by
-        ``ready=listening(…)`` or `Popen.listening`.
+        ``ready=listening(…)`` or `Popen.listening`, and where the kernel could not be asked.
     ended_from_outside
         Who or what else stopped or killed it, such as ``systemctl stop`` of its scope; "" if nobody did.
     genealogy

@@ -195,16 +195,15 @@ def ids(folder: str) -> set[int]:
 
 
 def usage(folder: str) -> Usage | None:
-    """What has been used in it and below it; None once it is gone."""
+    """What has been used in it and below it; None once it is gone, and where it can't be read: it is asked on the way
+    to the removal, which must not fail because there are no fds left."""
     try:
         stat = read(folder + "/cpu.stat").split()
-    except OSError as e:
-        if e.errno in (errno.ENOENT, errno.ENODEV):
-            return None
-        raise
+        memory = _number(folder + "/memory.current")
+        peak = None if memory is None else _number(folder + "/memory.peak")
+    except OSError:
+        return None
     spent = dict(zip(stat[::2], map(int, stat[1::2]), strict=True))
-    memory = _number(folder + "/memory.current")
-    peak = None if memory is None else _number(folder + "/memory.peak")
     return Usage(spent[b"user_usec"] / 1e6, spent[b"system_usec"] / 1e6, memory, peak)
 
 

@@ -162,12 +162,17 @@ class Held:
 
     def __init__(self, containment: Containment) -> None:
         self._found: list[tuple[sockets.Namespace, list[Found]]] = []
-        self._stack = ExitStack()
-        for place in sockets.namespaces(containment.members() | containment.escapees()):
-            self._stack.enter_context(place)
-            looked = Look([], [])
-            _look_in(place, Wanted(), containment.cgroup_ids(), looked)
-            self._found.append((place, looked.ours))
+        with ExitStack() as stack:
+            for place in sockets.namespaces(containment.members() | containment.escapees()):
+                stack.enter_context(place)
+                looked = Look([], [])
+                _look_in(place, Wanted(), containment.cgroup_ids(), looked)
+                self._found.append((place, looked.ours))
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """Let go of the namespaces. Idempotent."""
+        self._stack.close()
 
     def now(self) -> tuple[Port, ...]:
         """Which there were, and whether each is free by now. To be called once."""

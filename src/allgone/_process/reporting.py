@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from allgone._core.callers import level_outside
 from allgone._core.containment import Containment, Leader
-from allgone._core.report import Process, Report
+from allgone._core.report import Port, Process, Report
 from allgone._core.stop import Outcome
 from allgone._linux import processes
 from allgone._process.tracing import Escapees, Traced
@@ -57,7 +57,12 @@ def reported(
     seen = {p.pid: p for p in (*processes.named(containment.members()), *processes.described(left_before))}
     members = tuple(p for pid, p in seen.items() if pid not in left_before)
     held = _held(containment) if ports and not gone else None
-    outcome = Outcome(began) if gone else stop()
+    try:
+        outcome = Outcome(began) if gone else stop()
+    except BaseException:
+        if held is not None:
+            held.close()
+        raise
     if outcome.left_running:
         containment.release()
     returncode = settle()
@@ -84,7 +89,7 @@ def reported(
         may_have_started=tuple(dict.fromkeys(what for each in found for what in each.may_have_started)),
     )
     if held is not None:
-        report = replace(report, ports=held.now())
+        report = replace(report, ports=_released(held))
     keep(report)
     if containment.gone:
         containment.close()
@@ -99,10 +104,20 @@ def reported(
     return report
 
 
-def _held(containment: Containment) -> Held:
+def _held(containment: Containment) -> Held | None:
     from allgone._process.listening import Held  # which needs pyroute2
 
-    return Held(containment)
+    try:
+        return Held(containment)
+    except OSError:  # no fds left, say: a stop does not wait for what is only to be told of it
+        return None
+
+
+def _released(held: Held) -> tuple[Port, ...] | None:
+    try:
+        return held.now()
+    except OSError:
+        return None
 
 
 def _ended_from_outside(containment: Containment, returncode: int | None, sent: Collection[int]) -> str:
