@@ -182,3 +182,16 @@ def test_execs_and_sessions_have_a_bound_as_well(monkeypatch: pytest.MonkeyPatch
         told.setsid(LEADER)
     assert (len(told.life(LEADER).execs), len(told.life(LEADER).sessions)) == (2, 1)
     assert told.genealogy().unrecorded == 3
+
+
+def test_escapees_of_one_ancestor_are_each_told_by_what() -> None:
+    from allgone._core.genealogy import Exec, Life
+    from allgone._process import escapees
+
+    nobody = 1 << 30  # above any pid that the kernel gives out: where they are can't be read
+    lives = {
+        nobody: Life(nobody, 1, 0.0, None, None, (Exec(0.0, "/usr/bin/su bob"),), ()),
+        nobody + 1: Life(nobody + 1, nobody, 0.1, None, None, (), ()),
+        nobody + 2: Life(nobody + 2, nobody, 0.2, None, None, (), ()),
+    }
+    assert [escapees._how(pid, lives) for pid in (nobody + 1, nobody + 2, nobody + 1)] == ["by su"] * 3

@@ -79,11 +79,12 @@ def _how(pid: int, lives: dict[int, Life]) -> str:
         where = cgroupfs.own_cgroup(cgroupfs.read(f"/proc/{pid}/cgroup").decode("utf-8", "replace"))
     except (FileNotFoundError, ProcessLookupError):
         where = None
-    by = next(filter(None, map(_asks, _ancestry(pid, lives))), "")
-    return (f"in cgroup {where}" if where is not None else "") + (f" by {by}" if by else "")
+    by = next(filter(None, map(_asks, _ancestry(pid, dict(lives)))), "")
+    return " ".join(filter(None, (where and f"in cgroup {where}", by and f"by {by}")))
 
 
 def _ancestry(pid: int, lives: dict[int, Life]) -> Iterator[Life]:
+    """Takes out of `lives` whom it has met: a number that came twice may lead back to itself."""
     while (life := lives.pop(pid, None)) is not None:
         yield life
         pid = life.parent
