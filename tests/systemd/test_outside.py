@@ -192,12 +192,13 @@ def test_each_end_of_a_scope_by_name_is_noticed(environment: Environment, place:
 @PLACES
 def test_the_stop_of_its_slice_is_noticed(environment: Environment, place: Place) -> None:
     code = """
-        import allgone
+        import allgone, sys
         child = allgone.Popen(["sh", "-c", "setsid sleep 1000 & exec sleep 1000"], unit="sliced.scope", slice="ci.slice")
         while len(child.members()) < 2: pass
         print("ready", flush=True)
         print("status", child.wait())
         print(child.stop())
+        sys.stdin.readline()  # its end: the slice's own job is done, beside which systemd starts nothing in it
         print("next", allgone.run(["true"], unit="sliced.scope", slice="ci.slice").returncode)
     """
     with supervisor(environment, code, place) as (process, _):
