@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import pytest
 from support.machine import SERVICE, supervised
+from support.programs import PATIENCE
+
+import allgone
 
 pytestmark = pytest.mark.root
 
@@ -38,6 +46,10 @@ ASKED_FOR = {
         "'ssa(sv)a(sa(sv))' asked.service fail 1 ExecStart 'a(sasb)' 1 /bin/sleep 2 sleep 4711 false 0 >/dev/null",
         ["busctl (pid", "asked.service"],
     ),
+    "at": ("echo exec sleep 4711 | at now", ["at (pid"]),
+    "cron": ("echo '* * * * * exec sleep 4711' | crontab -", ["crontab (pid"]),
+    "ssh": ("ssh -n -i /root/.ssh/asked -o StrictHostKeyChecking=no localhost exec sleep 4711 &", ["ssh (pid"]),
+    "docker": ("docker run --detach --network=none asked sleep 4711", ["docker (pid"]),
 }
 
 RUN = """
@@ -56,8 +68,77 @@ script = sys.argv[1] + "\\necho asked; setsid sleep 1000 & sleep 1000"
 quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 process = allgone.Popen(["sh", "-c", script], backend="cgroup", seal=True, trace=True, escapees="kill", **quiet)
 assert process.stdout.readline() == b"asked\\n"
-until(lambda: len(sleepers()) == 1)
+until(lambda: len(sleepers()) == 1, 120)  # cron looks once a minute
 """
+
+
+def run(*words: object) -> None:
+    subprocess.run(list(map(str, words)), check=True)
+
+
+@contextmanager
+def service(name: str) -> Iterator[None]:
+    run("systemctl", "start", name)
+    try:
+        yield
+    finally:
+        run("systemctl", "stop", name)
+
+
+@contextmanager
+def at(_: Path) -> Iterator[None]:
+    with service("atd"):
+        yield
+
+
+@contextmanager
+def cron(_: Path) -> Iterator[None]:
+    with service("cron"):
+        try:
+            yield
+        finally:
+            run("crontab", "-r")
+
+
+@contextmanager
+def ssh(_: Path) -> Iterator[None]:
+    keys, key = Path("/root/.ssh/authorized_keys"), Path("/root/.ssh/asked")
+    before = keys.read_bytes()
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
+    keys.write_bytes(before + key.with_suffix(".pub").read_bytes())
+    try:
+        yield
+    finally:
+        keys.write_bytes(before)
+        key.unlink()
+        key.with_suffix(".pub").unlink()
+
+
+@contextmanager
+def docker(tmp_path: Path) -> Iterator[None]:
+    """A daemon with an image in which busybox is all there is."""
+    busybox = shutil.which("busybox")
+    assert busybox
+    (tmp_path / "root/bin").mkdir(parents=True)
+    shutil.copy(busybox, tmp_path / "root/bin/sleep")
+    books = (f"--data-root={tmp_path / 'data'}", f"--exec-root={tmp_path / 'exec'}", "--storage-driver=vfs")
+    words = ["dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false", *books]
+    with allgone.process_fixture(words, ready=allgone.listening("/var/run/docker.sock"), ready_timeout=PATIENCE * 4):
+        run("sh", "-c", f"tar --directory={tmp_path / 'root'} --create . | docker import - asked")
+        try:
+            yield
+        finally:
+            run("sh", "-c", "docker rm --force $(docker ps --all --quiet)")
+
+
+ASKED = {"at": at, "cron": cron, "ssh": ssh, "docker": docker}
+
+
+@pytest.fixture
+def asked(way: str, tmp_path: Path) -> Iterator[None]:
+    """Whoever starts it for others, as on a machine where that is in use."""
+    with ASKED[way](tmp_path) if way in ASKED else nullcontext():
+        yield
 
 
 @pytest.mark.parametrize("way", PREVENTED)
@@ -90,13 +171,16 @@ assert sleepers() == []
 
 
 @pytest.mark.parametrize("way", ASKED_FOR)
+@pytest.mark.usefixtures("asked")
 def test_what_others_may_have_started_is_named_and_left_alone(way: str) -> None:
     script, expected = ASKED_FOR[way]
     code = """
 report = process.stop(allgone.StopPolicy(timeout_stop=5))
-alive = sleepers()
-subprocess.run(["systemctl", "stop", "asked.service"], check=True)
-assert len(alive) == 1
+(alive,) = sleepers()
+pidfd = os.pidfd_open(alive)
+assert sleepers() == [alive]
+signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+until(lambda: not sleepers())
 for each in json.loads(sys.argv[2]):
     assert any(text.startswith(each) for text in report.may_have_started), (each, report.may_have_started)
 """
