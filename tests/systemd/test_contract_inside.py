@@ -13,6 +13,7 @@ from support.tiers import missing
 KNOWN = {
     "no pids controller of cgroup v1": "only cgroup v2 is mounted inside; tests/contract has it outside",
     "no freezer of cgroup v1": "the same",
+    "no memory controller of cgroups v1": "tests/daemons has it outside",
     "only root can start processes as another user": "a test of a process group without processes, not of cgroups",
     "preexec_fn is refused here": "the test has looked that it is: systemd must move the child of a login session",
 }
@@ -61,4 +62,4 @@ def test_daemons_are_gone_with_scopes(environment: Environment, place: Place) ->
 @BOTH
 def test_daemons_are_gone_after_each_of_twenty_rounds(environment: Environment, place: Place, slow: None) -> None:
     """With the other backends as well, which know nothing of scopes, and work in a login session all the same."""
-    hold(environment, place, "tests/daemons")
+    hold(environment, place, "tests/daemons", "--run-slow")
