@@ -129,6 +129,7 @@ class _Http:
 
     def __call__(self, process: Any, output: Output) -> bool:
         from http.client import HTTPException
+        from urllib.error import HTTPError
         from urllib.request import ProxyHandler, build_opener
 
         try:
@@ -138,6 +139,9 @@ class _Http:
                 build_opener(ProxyHandler({})).open(self._url, timeout=_PROBE_TIMEOUT) as answer,
             ):
                 return bool(answer.status < 400)
+        except HTTPError as e:
+            e.close()  # it is the answer, too
+            raise
         except HTTPException as e:
             raise ConnectionError(f"{self._url}: {e!r}") from e
 
@@ -174,6 +178,9 @@ class _LogLine:
         self._regex = regex
         self._position = 0
         self._unfinished = b""
+
+    def from_the_first_line(self) -> _LogLine:
+        return _LogLine(self._regex)
 
     def __call__(self, process: Any, output: Output) -> bool:
         while True:
@@ -225,8 +232,10 @@ class _Callable:
 
 
 def probe(ready: object) -> Probe | None:
-    """The probe for a fixture's ``ready=``. Raises TypeError for what can't be called."""
-    if ready is None or isinstance(ready, (_Tcp, _Http, Listening, _LogLine, _PathExists)):
+    """The probe for one start of a fixture, by its ``ready=``. Raises TypeError for what can't be called."""
+    if isinstance(ready, _LogLine):
+        return ready.from_the_first_line()  # the same one may be given to many fixtures
+    if ready is None or isinstance(ready, (_Tcp, _Http, Listening, _PathExists)):
         return ready
     if not callable(ready):
         raise TypeError(f"ready must be a probe or a callable, not {type(ready).__name__}")

@@ -48,8 +48,11 @@ ASKED_FOR = {
     ),
     "at": ("echo exec sleep 4711 | at now", ["at (pid"]),
     "cron": ("echo '* * * * * exec sleep 4711' | crontab -", ["crontab (pid"]),
-    "ssh": ("ssh -n -i /root/.ssh/asked -o StrictHostKeyChecking=no localhost exec sleep 4711 &", ["ssh (pid"]),
-    "docker": ("docker run --detach --network=none asked sleep 4711", ["docker (pid"]),
+    "ssh": ("ssh -n -i /root/.ssh/asked -o StrictHostKeyChecking=no localhost 'exec sleep 4711' &", ["ssh (pid"]),
+    "docker": (
+        "docker run --detach --network=none --security-opt=apparmor=unconfined asked sleep 4711 >/dev/null",
+        ["docker (pid"],
+    ),
 }
 
 RUN = """
