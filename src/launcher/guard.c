@@ -6,8 +6,9 @@
  *
  *   STATUS      fd to report on, as the launcher does: STAGE_BORN and the guard's pid, which is nobody's child.
  *   PIPE        fd on which the supervisor speaks, 5 bytes a word: 'q': end. 'e' and the number of a home in the
- *               register: move to the cgroup guard/ in it. 'l' and such a number: leave that. End-of-file says nothing,
- *               for the supervisor may have execed.
+ *               register: move to the cgroup guard/ in it. 'l' and such a number: leave that. 's' and 1: systemd is
+ *               asked to make us the first process of a scope; 's' and 0: no longer. End-of-file says nothing, for the
+ *               supervisor may have execed.
  *   PIDFD       the supervisor's: when it ends, everything in the register is ended.
  *   REGISTER    fd of the supervisor's list of what there is to end (_linux/register.py has the layout). Or "-": just
  *               hold a place, as a scope needs a process, until end-of-file on PIPE or the supervisor's end.
@@ -21,7 +22,7 @@
 #include "freestanding.h"
 
 enum { PAGE = 4096, DT_DIR_ = 4, POLLIN_ = 1, AT_EMPTY_PATH_ = 0x1000, STATX_INO_ = 0x100, HOMES = 1024, FIRST_FDS = 64,
-       LOOKS = 1000 }; /* a millisecond apart */
+       LOOKS = 1000, LOOKS_FOR_MOVE = 500 }; /* a millisecond apart */
 
 struct header { unsigned version, homes; };
 struct home { ulong inode; char path[PAGE - sizeof(ulong)]; };
@@ -109,16 +110,47 @@ static void kill_all(int list, const struct header *header, const char *spared) 
 		if (read_home(list, n, &home)) kill_all_in(&home, spared);
 }
 
+static void pause_a_little(void) {
+	struct { long seconds, nanoseconds; } pause = {0, 1000000};
+	sys4(NR_ppoll, 0, 0, (long)&pause, 0);
+}
+
+static struct place { long size; char text[PAGE]; } born;
+static int is_asked_for;
+
+static void look_where_we_are(struct place *place) {
+	long fd = sys4(NR_openat, AT_FDCWD_, (long)"/proc/self/cgroup", O_CLOEXEC_, 0);
+	place->size = fd < 0 ? 0 : sys3(NR_read, fd, (long)place->text, sizeof place->text);
+	if (fd >= 0) sys3(NR_close, fd, 0, 0);
+}
+
+static int is_there(const struct place *a, const struct place *b) {
+	long n = 0;
+	while (n < a->size && n < b->size && a->text[n] == b->text[n]) n++;
+	return n == a->size && n == b->size;
+}
+
+/* systemd can put a process into a scope that has ended already, if nobody has reaped it. Then there never was anything
+ * in the scope, so it never becomes empty, and stays. Hence nobody ends who may just be being moved. */
+static void leave_once_moved(void) {
+	static struct place now;
+	for (int look = 0; is_asked_for && look < LOOKS_FOR_MOVE; look++) {
+		look_where_we_are(&now);
+		if (!is_there(&born, &now)) break;
+		pause_a_little();
+	}
+	leave(0);
+}
+
 /* Homes that are empty by now; ours is when the process that we were has gone. A scope's directory is systemd's. */
 static void remove_homes(int list, const struct header *header) {
 	static struct home home;
-	struct { long seconds, nanoseconds; } pause = {0, 1000000};
 	for (ulong n = 0; n < header->homes && n < HOMES; n++) {
 		if (!read_home(list, n, &home) || is_scope(home.path)) continue;
 		for (int look = 0; look < LOOKS; look++) {
 			long r = sys3(NR_unlinkat, AT_FDCWD_, (long)path_of(home.path, "/guard", ""), AT_REMOVEDIR_);
 			if (r != -E_BUSY) break;
-			sys4(NR_ppoll, 0, 0, (long)&pause, 0);
+			pause_a_little();
 		}
 		sys3(NR_unlinkat, AT_FDCWD_, (long)home.path, AT_REMOVEDIR_);
 	}
@@ -172,7 +204,7 @@ static void end_all(int list, const char *own, long guarded, char **argv, char *
 	if (*argv && run(argv, envp) != 0) kill_all(list, &header, 0);
 	if (guarded >= 0 && read_home(list, (ulong)guarded, &home)) leave_home(&home, own, 0);
 	remove_homes(list, &header);
-	leave(0);
+	leave_once_moved();
 }
 
 /* What the supervisor said; false at end-of-file. `guarded`: the home whose guard/ we are in. */
@@ -182,8 +214,9 @@ static int obey(int pipe, int list, const char *own, long *guarded) {
 	long got;
 	do got = sys3(NR_read, pipe, (long)message, sizeof message); while (got == -E_INTR);
 	if (got <= 0) return 0;
-	if (message[0] == 'q') leave(0);
+	if (message[0] == 'q') leave_once_moved();
 	ulong n = message[1] | (ulong)message[2] << 8;
+	if (message[0] == 's') is_asked_for = n == 1;
 	if (got != sizeof message || !read_home(list, n, &home)) return 1;
 	if (message[0] == 'e') {
 		static char folder[PAGE];
@@ -206,9 +239,9 @@ static void keep_watch(int pipe, int supervisor, int list, const char *own, char
 		if (watched[0].revents) { /* its last words come first */
 			if (obey(pipe, list, own, &guarded)) continue;
 			watched[0].fd = -1;
-			if (list < 0) leave(0);
+			if (list < 0) leave_once_moved();
 		} else if (list < 0) {
-			leave(0);
+			leave_once_moved();
 		} else {
 			end_all(list, own, guarded, argv, envp);
 		}
@@ -243,6 +276,7 @@ __attribute__((used, noreturn)) void program(long *stack) {
 	sys4(NR_rt_sigprocmask, SIG_SETMASK_, (long)&all_but_term, 0, sizeof all_but_term);
 	sys3(NR_setsid, 0, 0, 0);
 	let_go_of_the_rest(told + 1, 3);
+	look_where_we_are(&born);
 	keep_watch(pipe, supervisor, list, argv[5], argv + 6, envp);
 	__builtin_unreachable();
 }

@@ -130,9 +130,13 @@ class ScopeHome:
         self._anchor, self._is_guard = keeper.anchor() if keeper else (Guard(), False)
         try:
             pid = self._anchor.pid
-            self.folder = self._directory_of(
-                manager.start_scope(unit.name, pid, lambda *of: {**_properties(unit, *of), **properties}), pid
-            )
+            self._anchor.is_asked_for(True)
+            try:
+                path = manager.start_scope(unit.name, pid, lambda *of: {**_properties(unit, *of), **properties})
+            except SystemdError:
+                self._anchor.is_asked_for(False)
+                raise
+            self.folder = self._directory_of(path, pid)
             if keeper:
                 self._number = keeper.expect(self.folder)
             os.mkdir(self.folder + "/guard")

@@ -87,6 +87,10 @@ class Guard:
         self.has_moved = True
         self._say(b"l", home)
 
+    def is_asked_for(self, asked: bool) -> None:
+        """Whether systemd is being asked to make it the first process of a scope: it does not end before it is, then."""
+        self._say(b"s", int(asked))
+
     def end(self) -> None:
         """Tell it to end, and wait until it does, which it has nothing else to do but."""
         self._say(b"q", 0)
