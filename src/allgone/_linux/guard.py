@@ -88,7 +88,7 @@ class Guard:
         self._say(b"l", home)
 
     def is_asked_for(self, asked: bool) -> None:
-        """Whether systemd is being asked to make it the first process of a scope: it does not end before it is, then."""
+        """Whether systemd is being asked to make it a scope's first process: it does not end before it is, then."""
         self._say(b"s", int(asked))
 
     def end(self) -> None:
