@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 from support import leaks
@@ -194,6 +195,26 @@ def test_the_processes_of_a_group_are_traced_each_by_itself(backend: BackendUnde
     assert [life.returncode for life in two.genealogy().lives] == [-signal.SIGTERM]
     with pytest.raises(ValueError, match="without trace=True"):
         three.genealogy()
+
+
+def test_of_a_group_whose_processes_are_all_traced_there_is_one_genealogy(backend: BackendUnderTest) -> None:
+    with backend.group() as group:
+        one = group.Popen(["sh", "-c", "sleep 1000 & echo up; wait"], stdout=subprocess.PIPE, trace=True)
+        one.stdout.readline()
+        before = time.time()
+        two = group.Popen(["sh", "-c", "true; echo up; exec sleep 1000"], stdout=subprocess.PIPE, trace=True)
+        two.stdout.readline()
+        after = time.time()
+    assert group.report is not None
+    whole = group.report.genealogy
+    assert whole is not None
+    assert [life.pid for life in whole.lives[:3]] == [one.pid, one.genealogy().lives[1].pid, two.pid]
+    assert {life.pid for life in whole.lives} == {life.pid for each in (one, two) for life in each.genealogy().lives}
+    assert whole.since == one.genealogy().since
+    for each in whole.lives[2:]:
+        assert before <= whole.since + each.began <= after
+        assert all(before <= whole.since + run.at <= after for run in each.execs)
+        assert each.ended is not None
 
 
 def test_a_fixture_can_be_traced(backend: BackendUnderTest) -> None:

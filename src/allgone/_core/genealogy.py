@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Exec:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One process from its beginning to its end. Times are seconds since the leader was started.
+    """One process from its beginning to its end. Times are seconds since the (first) leader was started.
 
     parent
         Who the kernel says forked it; where CLONE_PARENT was used, the parent of that one.
@@ -44,12 +45,14 @@ class Life:
 
 @dataclass(frozen=True, slots=True)
 class Genealogy:
-    """The leader and all its descendants. A number may come twice: the kernel gives those of ended processes again.
+    """The leader and all its descendants; of a group, all leaders and theirs.
+
+    A number may come twice: the kernel gives those of ended processes again.
 
     since
-        When the leader was started, in seconds since 1970.
+        When the (first) leader was started, in seconds since 1970.
     lives
-        In the order of their beginning, the leader first.
+        In the order of their beginning, the (first) leader first.
     lost
         Events that the kernel dropped, of all processes of the machine, since nobody read them fast enough. Unless it
         is 0, lives can be missing, and an end or an exec.
@@ -68,3 +71,27 @@ class Genealogy:
         lost = f"; {self.lost} events were lost" if self.lost else ""
         beyond = f"; {self.unrecorded} were too many to record" if self.unrecorded else ""
         return f"{processes}, execs: {execs}{lost}{beyond}"
+
+
+def together(all_of_them: Sequence[Genealogy]) -> Genealogy | None:
+    """Of several leaders that were traced at the same time; None of none."""
+    if len(all_of_them) <= 1:
+        return all_of_them[0] if all_of_them else None
+    since = min(each.since for each in all_of_them)
+    lives = [_later(life, each.since - since) for each in all_of_them for life in each.lives]
+    return Genealogy(
+        since,
+        tuple(sorted(lives, key=lambda life: life.began or 0.0)),
+        max(each.lost for each in all_of_them),  # of the machine's, since it was started: the first has all
+        sum(each.unrecorded for each in all_of_them),
+    )
+
+
+def _later(life: Life, seconds: float) -> Life:
+    return replace(
+        life,
+        began=None if life.began is None else life.began + seconds,
+        ended=None if life.ended is None else life.ended + seconds,
+        execs=tuple(Exec(each.at + seconds, each.command) for each in life.execs),
+        sessions=tuple(at + seconds for at in life.sessions),
+    )

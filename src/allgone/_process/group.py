@@ -92,7 +92,7 @@ class Group(Inside):
                 self._settled,
                 self._keep,
                 traced=traced,
-                of_group=True,
+                all_traced=len(traced) == len(self._processes),
                 ports=self._ports_matter,
             )
         return self._report

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from allgone._core.callers import level_outside
 from allgone._core.containment import Containment, Leader
+from allgone._core.genealogy import together
 from allgone._core.report import Port, Process, Report
 from allgone._core.stop import Outcome
 from allgone._linux import processes
@@ -40,13 +41,14 @@ def reported(
     ports: bool = False,
     escapees: Escapees = "warn",
     traced: Sequence[Traced] = (),
-    of_group: bool = False,
+    all_traced: bool = True,
 ) -> Report:
     """Call `stop`, then `settle` (it returns the return code), and say what happened: to `keep`, and to the caller.
 
     `sent_before` are signals that we have sent before the stop; `ports`: say which it held, too.
 
-    `escapees`: what of those that a process group knows of. `traced`: the commands among the `leaders` that are traced.
+    `escapees`: what of those that a process group knows of. `traced`: the commands that are traced, and whether
+    those are all (`all_traced`): of some only there is no genealogy of the whole.
 
     Warns of escapees that are still alive (`EscapedProcessWarning`). Raises `StopTimeout`.
     """
@@ -85,7 +87,7 @@ def reported(
         ended_from_outside=_ended_from_outside(containment, returncode, sent_before if ended_before else sent),
         began=began_at,
         usage=containment.usage(),
-        genealogy=found[0].genealogy if found and not of_group else None,
+        genealogy=together([each.genealogy for each in found]) if all_traced else None,
         may_have_started=tuple(dict.fromkeys(what for each in found for what in each.may_have_started)),
     )
     if held is not None:
