@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 import warnings
 
@@ -97,6 +98,22 @@ def test_a_burst_of_ctrl_c_leaves_nothing(backend: BackendUnderTest, where: obje
             procfs.ends_within(supervisor.process.pid, 0.003)  # about as fast as a key repeats at its fastest
         assert supervisor.ends() != 0
         assert supervisor.lines.are_over()
+
+
+def just_as_its_end_begins(options: dict, args: list[str]) -> None:
+    def interrupt(frame: object, event: str, argument: object) -> None:
+        if frame.f_code.co_name == "stop_everything":  # by this it is traced no more
+            raise KeyboardInterrupt
+
+    allgone.Popen(args, guard=False, **options)
+    sys.settrace(interrupt)
+
+
+def test_a_ctrl_c_just_as_its_end_begins_leaves_nothing(backend: BackendUnderTest) -> None:
+    with Supervisor(just_as_its_end_begins, backend, IGNORES) as supervisor:
+        assert supervisor.ends() == 0
+        assert supervisor.lines.are_over()
+        assert "KeyboardInterrupt" in supervisor.errors()
 
 
 def in_a_wait_with_a_timeout(options: dict, args: list[str]) -> None:

@@ -174,7 +174,6 @@ def milliseconds_until(deadline: float) -> int | None:
     return math.ceil(min(max(0.0, deadline - time.monotonic()) * 1000, _LONGEST_POLL))
 
 
-@atexit.register
 def stop_everything() -> None:
     """At the end of this process, however that is brought about: stop and remove all that is its own."""
     left = [containment for containment in _live if containment.owner == os.getpid()]
@@ -187,6 +186,10 @@ def stop_everything() -> None:
     for backend in list(_backends):
         backend.close()
     KEEPER.close()
+
+
+for _ in range(3):  # a Ctrl-C that comes just as it is entered is raised in it, before it can do anything about that
+    atexit.register(stop_everything)
 
 
 def _ignore_ctrl_c() -> None:
