@@ -6,9 +6,9 @@
  *
  *   STATUS      fd to report on, as the launcher does: STAGE_BORN and the guard's pid, which is nobody's child.
  *   PIPE        fd on which the supervisor speaks, 5 bytes a word: 'q': end. 'e' and the number of a home in the
- *               register: move to the cgroup guard/ in it. 'l' and such a number: leave that. 's' and 1: systemd is
- *               asked to make us the first process of a scope; 's' and 0: no longer. End-of-file says nothing, for the
- *               supervisor may have execed.
+ *               register: move to the cgroup guard/ in it. 'l' and such a number: leave that. 's' and a number of
+ *               half seconds: systemd is asked to make us the first process of a scope, and is to be given that time;
+ *               's' and 0: no longer. End-of-file says nothing, for the supervisor may have execed.
  *   PIDFD       the supervisor's: when it ends, everything in the register is ended.
  *   REGISTER    fd of the supervisor's list of what there is to end (_linux/register.py has the layout). Or "-": just
  *               hold a place, as a scope needs a process, until end-of-file on PIPE or the supervisor's end.
@@ -22,7 +22,7 @@
 #include "freestanding.h"
 
 enum { PAGE = 4096, DT_DIR_ = 4, POLLIN_ = 1, AT_EMPTY_PATH_ = 0x1000, STATX_INO_ = 0x100, HOMES = 1024, FIRST_FDS = 64,
-       LOOKS = 1000, LOOKS_FOR_MOVE = 500 }; /* a millisecond apart */
+       LOOKS = 1000 }; /* a millisecond apart */
 
 struct header { unsigned version, homes; };
 struct home { ulong inode; char path[PAGE - sizeof(ulong)]; };
@@ -116,7 +116,7 @@ static void pause_a_little(void) {
 }
 
 static struct place { long size; char text[PAGE]; } born;
-static int is_asked_for;
+static ulong time_to_move; /* half seconds */
 
 static void look_where_we_are(struct place *place) {
 	long fd = sys4(NR_openat, AT_FDCWD_, (long)"/proc/self/cgroup", O_CLOEXEC_, 0);
@@ -134,7 +134,7 @@ static int is_there(const struct place *a, const struct place *b) {
  * in the scope, so it never becomes empty, and stays. Hence nobody ends who may just be being moved. */
 static void leave_once_moved(void) {
 	static struct place now;
-	for (int look = 0; is_asked_for && look < LOOKS_FOR_MOVE; look++) {
+	for (ulong look = 0; look < time_to_move * LOOKS / 2; look++) {
 		look_where_we_are(&now);
 		if (!is_there(&born, &now)) break;
 		pause_a_little();
@@ -216,7 +216,7 @@ static int obey(int pipe, int list, const char *own, long *guarded) {
 	if (got <= 0) return 0;
 	if (message[0] == 'q') leave_once_moved();
 	ulong n = message[1] | (ulong)message[2] << 8;
-	if (message[0] == 's') is_asked_for = n == 1;
+	if (message[0] == 's') time_to_move = n;
 	if (got != sizeof message || !read_home(list, n, &home)) return 1;
 	if (message[0] == 'e') {
 		static char folder[PAGE];

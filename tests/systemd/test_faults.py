@@ -84,6 +84,44 @@ def test_a_silent_manager_is_an_error_after_a_while_and_nothing_was_run(environm
     assert out == ("refused\n" if place is USER_SESSION else "entered\n")  # who enters by himself needs no manager
 
 
+@pytest.mark.parametrize("place", [USER_SESSION, USER_SERVICE], ids=str)
+@pytest.mark.parametrize("unit", [None, "late.scope"], ids=["anonymous", "named"])
+def test_a_manager_that_makes_the_scope_too_late_is_not_left_with_it(
+    environment: Environment, place: Place, unit: str | None
+) -> None:
+    """The scope's first process waits for it, though its supervisor has long given up."""
+    code = """
+        import allgone, os, select, signal, subprocess, sys, time
+        from allgone._linux import guard, systemd
+        os.environ["SYSTEMD_BUS_TIMEOUT"] = "1s"
+        manager, = [int(pid) for pid in subprocess.check_output(["pgrep", "-u", str(os.getuid()), "-x", "systemd"]).split()]
+        held, first, ask = os.pidfd_open(manager), [], systemd._Connection.start_scope
+        def stand_still(connection, name, pid, *arguments, **options):
+            first.append(os.pidfd_open(pid))
+            signal.pidfd_send_signal(held, signal.SIGSTOP)
+            ask(connection, name, pid, *arguments, **options)
+        systemd._Connection.start_scope = stand_still
+        given = {"unit": sys.argv[1]} if sys.argv[1:] else {"backend": "cgroup"}
+        try:
+            allgone.Popen(["true"], **given)
+        except (allgone.SystemdError, allgone.BackendUnavailable) as e:
+            print(e)
+        else:
+            raise AssertionError("no error")
+        finally:
+            is_there = not select.select(first, [], [], 0)[0]
+            signal.pidfd_send_signal(held, signal.SIGCONT)
+        assert is_there
+        assert select.select(first, [], [], 30)[0]
+        scopes = ["systemctl", "--user", "list-units", "--no-legend", "allgone-*", "late.scope"]
+        deadline = time.monotonic() + 30
+        while left := subprocess.check_output(scopes, text=True):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.01)
+    """
+    environment.run_python(code, *([unit] if unit else []), place=place, seconds=100)
+
+
 @BOTH
 def test_a_job_that_fails_is_an_error_and_nothing_was_run(environment: Environment, place: Place) -> None:
     code = """

@@ -24,6 +24,8 @@ from allgone.errors import PlacementFailed, SystemdError
 
 _OOM_POLICY_OF_SCOPES = 253  # the first systemd that has it
 _ANCHOR_ENDS_WITHIN = 1.0  # seconds
+_MOVED_WITHIN = 0.5  # seconds from the end of who has asked systemd for that
+_MOVED_LATE_WITHIN = 30.0  # the same, of a systemd that is slow, or stands still
 _KILLED_WITH_IT = 0.05  # seconds from the end of a process to that of the anchor, which was sent SIGKILL as well
 
 
@@ -130,12 +132,7 @@ class ScopeHome:
         self._anchor, self._is_guard = keeper.anchor() if keeper else (Guard(), False)
         try:
             pid = self._anchor.pid
-            self._anchor.is_asked_for(True)
-            try:
-                path = manager.start_scope(unit.name, pid, lambda *of: {**_properties(unit, *of), **properties})
-            except SystemdError:
-                self._anchor.is_asked_for(False)
-                raise
+            path = self._started(manager, unit, properties)
             self.folder = self._directory_of(path, pid)
             if keeper:
                 self._number = keeper.expect(self.folder)
@@ -147,6 +144,23 @@ class ScopeHome:
                 keeper.made(self._number, self.folder, with_guard=self._is_guard)
         except BaseException:  # Ctrl-C as well: the anchor would keep the scope
             self._leave()
+            raise
+
+    def _started(self, manager: Manager, unit: Unit, properties: Mapping[str, object]) -> str:
+        """Its ControlGroup. The anchor does not end while systemd may still come to it."""
+        asked = False
+
+        def given(own: UnitState | None, version: int) -> dict[str, object]:
+            nonlocal asked
+            asked = True
+            self._anchor.may_be_moved(_MOVED_WITHIN)
+            return {**_properties(unit, own, version), **properties}
+
+        try:
+            return manager.start_scope(unit.name, self._anchor.pid, given)
+        except SystemdError as e:
+            late = asked and e.dbus_name in systemd.UNANSWERED
+            self._anchor.may_be_moved(_MOVED_LATE_WITHIN if late else 0)
             raise
 
     def _directory_of(self, path: str, pid: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import signal
@@ -87,9 +88,9 @@ class Guard:
         self.has_moved = True
         self._say(b"l", home)
 
-    def is_asked_for(self, asked: bool) -> None:
-        """Whether systemd is being asked to make it a scope's first process: it does not end before it is, then."""
-        self._say(b"s", int(asked))
+    def may_be_moved(self, within: float) -> None:
+        """By systemd, as a scope's first process: it does not end before it is, or so many seconds are over."""
+        self._say(b"s", math.ceil(within * 2))
 
     def end(self) -> None:
         """Tell it to end, and wait until it does, which it has nothing else to do but."""

@@ -53,23 +53,23 @@ def watch(pipe, supervisor, register, own, program):
     for fd in (pipe, supervisor):
         poller.register(fd, select.POLLIN)
     guarded = None
-    born_in, is_asked_for = where_we_are(), False
+    born_in, time_to_move = where_we_are(), 0  # half seconds
     while True:
         ready = {fd for fd, _ in poller.poll()}
         if pipe in ready:
             message = os.read(pipe, 5)
             if message[:1] == b"q" or (not message and register is None):
-                exit_once_moved(born_in if is_asked_for else None)
+                exit_once_moved(born_in, time_to_move)
             if not message:
                 poller.unregister(pipe)
             elif message[:1] == b"s":
-                is_asked_for = message[1] == 1
+                time_to_move = int.from_bytes(message[1:5], "little")
             else:
                 home = path_of(register, int.from_bytes(message[1:5], "little"))
                 guarded = home if message[:1] == b"e" else None
                 enter(home + b"/guard") if guarded else leave(home, own, True)
         elif register is None:
-            exit_once_moved(born_in if is_asked_for else None)
+            exit_once_moved(born_in, time_to_move)
         else:
             signal.pthread_sigmask(signal.SIG_SETMASK, set(range(1, 65)))
             os.set_inheritable(register, True)
@@ -80,7 +80,7 @@ def watch(pipe, supervisor, register, own, program):
             if guarded:
                 leave(guarded, own, False)
             remove_homes(register)
-            exit_once_moved(born_in if is_asked_for else None)
+            exit_once_moved(born_in, time_to_move)
 
 
 def where_we_are():
@@ -88,10 +88,10 @@ def where_we_are():
         return f.read()
 
 
-def exit_once_moved(place):
-    """From there, if it is one: guard.c says why."""
-    for _ in range(500):
-        if place is None or where_we_are() != place:
+def exit_once_moved(place, half_seconds):
+    """From there, where that is to be waited for: guard.c says why."""
+    for _ in range(500 * half_seconds):
+        if where_we_are() != place:
             break
         select.select([], [], [], 0.001)
     os._exit(0)

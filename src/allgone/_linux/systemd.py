@@ -44,6 +44,9 @@ OUTSIDE_REMEDY = (
     "keep /run/systemd out of the container, and cgroups are made below the container's own; "
     "or let ALLGONE_CGROUP name a cgroup that is writable here"
 )
+_NO_REPLY = "org.freedesktop.DBus.Error.NoReply"
+_DISCONNECTED = "org.freedesktop.DBus.Error.Disconnected"
+UNANSWERED = (_NO_REPLY, _DISCONNECTED)  # it may be done all the same
 _NO_UNIT_FOR_PID = "org.freedesktop.systemd1.NoUnitForPID"
 _REMEDIES = {
     UNIT_EXISTS: "stop the unit of that name, or choose another name",
@@ -198,7 +201,7 @@ class Manager:
                     return operation(connection)
             except _Disconnected as e:
                 if time.monotonic() + RETRY_AFTER >= deadline:
-                    raise SystemdError(f"{self.address}: {e}", "org.freedesktop.DBus.Error.Disconnected") from e
+                    raise SystemdError(f"{self.address}: {e}", _DISCONNECTED) from e
             except SystemdError as e:
                 # In a daemon-reexec the socket is removed, and made again.
                 if not (self.address in _seen and e.dbus_name == NOT_THERE) or time.monotonic() >= deadline:
@@ -279,6 +282,8 @@ def _errors(doing: str) -> Iterator[None]:
 
 def _dbus_name(e: Any) -> str:
     """The D-Bus error name, which pystemd drops where it has made a class for it."""
+    if -e.errno == errno.ETIMEDOUT:
+        return _NO_REPLY
     if e.err_name:
         return _text(e.err_name)
     word = type(e).__name__.removeprefix("DBus").removesuffix("Error")
@@ -327,9 +332,7 @@ class _Connection:
     def _wait(self, what: str) -> None:
         left = self._deadline - time.monotonic()
         if left <= 0 or not self._poller.poll(left * 1000):
-            raise SystemdError(
-                f"{self._address}: waited {ANSWER_WITHIN:g} s for systemd {what}", "org.freedesktop.DBus.Error.NoReply"
-            )
+            raise SystemdError(f"{self._address}: waited {ANSWER_WITHIN:g} s for systemd {what}", _NO_REPLY)
 
     def call(self, method: bytes, signature: bytes, arguments: list[object]) -> Any:
         """The body of the reply of the Manager's `method`."""
