@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -163,7 +164,7 @@ class Child:
             self.close()
 
     def _reap(self, flags: int) -> bool:
-        if not self.counted:
+        if not self.counted or sys.is_finalizing():  # wait4() needs a module, and none can be imported any more
             return os.waitid(os.P_PID, self.pid, os.WEXITED | flags) is not None
         self.used = reap_and_count(self.pid, flags)
         return self.used is not None
