@@ -63,7 +63,7 @@ def test_all_that_can_be_known_is_said() -> None:
     pressure = Pressure(Stalled(0, 0, 0, 1.234), None)
     full = Usage(61.5, 1.5, 0, 8 << 20, 0, 12, 1000, 2000, 3, 4, pressure, pressure, pressure)
     assert usage.text(["make", "-j4\n"], 2, 126.0, full).splitlines() == [
-        '\tCommand being timed: "make -j4\\n"',
+        '\tCommand being timed: "make -j4?"',
         "\tUser time (seconds): 61.50",
         "\tSystem time (seconds): 1.50",
         "\tPercent of CPU this job got: 50%",
