@@ -62,6 +62,7 @@ class ProcessGroupContainment:
         self._inner: list[ProcessGroupContainment] = []
         self._adopted: list[Spent] = []  # the sum of what orphans had used, if any
         self._own = ExitStack()
+        self._removal = threading.RLock()
         self.gone = False
         self._number = keeper.add_group(self._entry(0)) if keeper else 0
         if sweep:
@@ -275,8 +276,10 @@ class ProcessGroupContainment:
         self._own.close()
 
     def remove(self) -> bool:
-        if self.gone:
-            return True
+        with self._removal:  # threads may wait for the same leader: what is let go of, is once
+            return self.gone or self._remove()
+
+    def _remove(self) -> bool:
         if self.members():
             return False
         for leader in self._leaders.values() if self._session else ():
