@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def test_cpu_time_elapsed_time_and_status_are_told_with_each_backend(allgone: Al
     assert found["Exit status"] == "3"
     assert found["Command being timed"].startswith(f'"{sys.executable} -S -c import time')
     assert ("Approximate" in found) == (allgone.backend == "process-group")
+    tells_pressure = allgone.backend == "cgroup" and os.path.exists("/proc/pressure/cpu")
+    assert ("Stalled for the CPU (seconds)" in found) == tells_pressure
 
 
 def test_it_comes_after_what_allgone_has_to_say_and_only_if_asked_for(allgone: Allgone) -> None:
@@ -56,7 +59,7 @@ def test_of_what_was_not_started_there_is_nothing_to_tell(allgone: Allgone) -> N
 
 
 def test_a_stderr_that_is_closed_is_no_reason_to_fail(allgone: Allgone, tmp_path: Path) -> None:
-    assert allgone.run("true", options=["--usage"], preexec_fn=lambda: __import__("os").close(2)).returncode == 0
+    assert allgone.run("true", options=["--usage"], preexec_fn=lambda: os.close(2)).returncode == 0
 
 
 def test_all_that_can_be_known_is_said() -> None:

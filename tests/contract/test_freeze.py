@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -237,24 +237,27 @@ def test_before_linux_5_2_it_is_unsupported(process: Any, monkeypatch: pytest.Mo
         process.freeze()
 
 
-def test_a_fork_may_not_and_leaves_the_block_as_if_nothing_were(process: Any) -> None:
-    with process.frozen():
-        pid = os.fork()
-        if pid == 0:
-            try:
-                process.thaw()
-            except allgone.WrongProcess:
-                os._exit(3)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+def in_a_fork(what: Callable[[], object]) -> int:
+    """The exit status of a fork of this process that does it: 3 for `WrongProcess`."""
     pid = os.fork()
     if pid == 0:
+        status = 1
         try:
-            process.freeze()
+            what()
+            status = 0
         except allgone.WrongProcess:
-            os._exit(3)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+            status = 3
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_fork_may_neither_freeze_nor_thaw_and_leaves_the_block_as_if_nothing_were(process: Any) -> None:
+    block = process.frozen()
+    with block:
+        assert in_a_fork(process.thaw) == in_a_fork(process.freeze) == 3
+        assert in_a_fork(lambda: block.__exit__(None, None, None)) == 0
+        assert "frozen 1" in events(process)
 
 
 def frozen_for_ever(options: dict) -> None:
