@@ -108,6 +108,11 @@ def test_of_a_process_group_whose_leader_others_have_reaped_nothing_is_claimed()
     assert process.usage() is None
 
 
+def test_the_final_one_does_not_take_psutil(backend: BackendUnderTest) -> None:
+    code = f"import allgone, sys; assert allgone.run(['true'], **{backend.options!r}).report.usage; assert 'psutil' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_threads_are_tasks_of_a_process_group() -> None:
     code = "import threading, time\nfor _ in range(3): threading.Thread(target=time.sleep, args=(100,), daemon=True).start()\n"
     with allgone.Popen(python(code + WAITS), backend="process-group", stdout=subprocess.PIPE) as process:

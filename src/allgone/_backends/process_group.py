@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from types import TracebackType
 
 from allgone._backends.keeper import KEEPER, Keeper
@@ -20,7 +19,7 @@ from allgone._core.containment import FreezeWatch, Guarantees, Leader
 from allgone._core.names import checked_name, made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.unit import Unit
-from allgone._core.usage import Spent, Usage, in_all
+from allgone._core.usage import Spent, Usage, approximate, in_all
 from allgone._linux import accounting, launcher, pidfd, processes
 from allgone._linux.register import GroupEntry
 from allgone.errors import Unsupported
@@ -246,12 +245,11 @@ class ProcessGroupContainment:
         return ""  # nobody manages process groups
 
     def usage(self, *, pressure: bool = False) -> Usage | None:
-        members = self.members()
+        members = self.members()  # first, for it reaps
         ended = self._ended()
-        if self.gone and not ended:
-            return None  # all were reaped by others, so nobody has counted
-        found = accounting.of_processes(members | self._unreaped(), ended)
-        return replace(found, memory=None, tasks=None) if self.gone else found
+        if not self.gone:
+            return accounting.of_processes(members | self._unreaped(), ended)
+        return approximate(ended) if ended else None  # all were reaped by others, so nobody has counted
 
     def _ended(self) -> list[Spent]:
         """What those have used that we have reaped: leaders, and orphans that came to us."""

@@ -77,6 +77,15 @@ class Spent:
     io_write_bytes: int | None = 0
 
 
+def approximate(parts: Iterable[Spent], memory: int | None = None, tasks: int | None = None) -> Usage:
+    """The usage of a process group."""
+    spent = in_all(parts)
+    return Usage(
+        spent.cpu_user, spent.cpu_system, memory, tasks=tasks, io_read_bytes=spent.io_read_bytes,
+        io_write_bytes=spent.io_write_bytes, approximate=True,
+    )  # fmt: skip
+
+
 def in_all(parts: Iterable[Spent]) -> Spent:
     """Their sum; what is not known of one is not known of all.
 

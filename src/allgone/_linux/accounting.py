@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from allgone._core.usage import Pressure, Spent, Stalled, Usage, in_all
+from allgone._core.usage import Pressure, Spent, Stalled, Usage, approximate
 from allgone._linux.cgroupfs import read
 
 if TYPE_CHECKING:
@@ -98,11 +98,7 @@ def of_processes(pids: Iterable[int], ended: Iterable[Spent]) -> Usage:
         spent.append(Spent(user, system, *_io_of(process)))
         memory += rss
         tasks += 0 if is_zombie else threads
-    total = in_all(spent)
-    return Usage(
-        total.cpu_user, total.cpu_system, memory, tasks=tasks, io_read_bytes=total.io_read_bytes,
-        io_write_bytes=total.io_write_bytes, approximate=True,
-    )  # fmt: skip
+    return approximate(spent, memory, tasks)
 
 
 def _io_of(process: Process) -> tuple[int | None, int | None]:

@@ -79,8 +79,8 @@ def _run(job: Job, record: Record, terminal: Terminal | None) -> int:
     except (AllgoneError, OSError, ValueError) as e:
         return -_asked_to_end(signals) or record.failed(*_start_failure(job, e))
     signals.hold()
-    if job.usage:
-        process.usage()  # and from now on with pressure, which costs time
+    if job.usage and process.backend == "cgroup":
+        process.usage()  # so that the final one has pressure, too
     watch = Supervision(process, signals, terminal, timeout=job.timeout, timeout_stop=job.policy.timeout_stop)
     record.stopped_because = watch.until_end()
     forced = record.stopped_because is not None
