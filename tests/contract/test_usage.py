@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support import procfs
 from support.backends import BackendUnderTest
+from support.tiers import missing
 
 import allgone
 
@@ -62,8 +63,8 @@ def test_what_an_orphan_used_is_known_where_it_is_reaped_by_us(backend: BackendU
         while len(process.members()) > 1:
             pass  # until the orphan has ended: with sweep this is what reaps it
         report = process.stop(AT_ONCE)
-    used = spent(report.usage)
-    assert used >= 0.28 if backend.ends_daemons else used < 0.28
+    if backend.ends_daemons:  # else init reaps it, and only that one knows
+        assert spent(report.usage) >= 0.28
 
 
 def test_a_groups_is_that_of_all(backend: BackendUnderTest) -> None:
@@ -135,7 +136,7 @@ def test_bytes_written_are_counted_with_process_group(tmp_path: Any) -> None:
 
 def test_a_process_group_with_somebody_elses_process_is_counted_as_far_as_can_be(backend: BackendUnderTest) -> None:
     if os.geteuid() != 0:
-        pytest.skip("another user takes root")
+        missing("another user takes root")
     with backend.Popen(["sleep", "1000"], user=65534, group=65534, extra_groups=[]) as process:
         assert procfs.is_alive(process.pid)
         assert spent(process.usage()) < 60
@@ -145,7 +146,7 @@ def test_a_process_group_with_somebody_elses_process_is_counted_as_far_as_can_be
 @pytest.fixture
 def pressure() -> None:
     if not os.path.exists("/proc/pressure/cpu"):
-        pytest.skip("this kernel has no PSI")
+        missing("this kernel has no PSI")
 
 
 @pytest.mark.usefixtures("pressure", "cgroup_base")
@@ -155,7 +156,7 @@ def test_pressure_is_told_live_and_in_the_final_one_if_usage_was_asked_for_befor
         report = asked.stop()
     for each in (usage.cpu_pressure, usage.memory_pressure, usage.io_pressure):
         assert 0 <= each.some.avg10 <= 100
-        assert each.some.total >= each.full.total >= 0
+        assert each.full is None or each.some.total >= each.full.total >= 0  # of the CPU, before Linux 5.13
     assert report.usage.cpu_pressure.some.total >= usage.cpu_pressure.some.total
     assert allgone.run(["true"], backend="cgroup").report.usage.cpu_pressure is None
 
