@@ -15,7 +15,7 @@ from support.tiers import missing
 import allgone
 
 BURNS = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass\n"
-WAITS = "print('ready', flush=True); import time; time.sleep(100)"
+WAITS = "import os, time; os.write(1, b'ready\\n'); time.sleep(100)"
 AT_ONCE = allgone.StopPolicy(timeout_stop=0)
 
 
@@ -56,7 +56,7 @@ def test_it_is_known_when_the_leader_has_ended_by_itself(backend: BackendUnderTe
 
 
 def test_what_an_orphan_used_is_known_where_it_is_reaped_by_us(backend: BackendUnderTest) -> None:
-    code = f"import os\nif os.fork():\n    os.wait()\n    {WAITS}\nif os.fork(): os._exit(0)\n{BURNS}\nprint('burnt', flush=True)\n"
+    code = f"import os\nif os.fork():\n    os.wait()\n    {WAITS}\nif os.fork(): os._exit(0)\n{BURNS}\nos.write(1, b'burnt\\n')\n"
     with backend.Popen(python(code), stdout=subprocess.PIPE) as process:
         lines = [process.stdout.readline() for _ in range(2)]
         assert sorted(lines) == [b"burnt\n", b"ready\n"]
