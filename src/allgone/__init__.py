@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from allgone._core.report import Report as Report
     from allgone._core.report import Sample as Sample
     from allgone._core.report import Sent as Sent
-    from allgone._core.report import Usage as Usage
     from allgone._core.sockets import ListeningSocket as ListeningSocket
+    from allgone._core.usage import Pressure as Pressure
+    from allgone._core.usage import Stalled as Stalled
+    from allgone._core.usage import Usage as Usage
     from allgone._linux.netns import NetworkNamespace as NetworkNamespace
     from allgone._process.fixture import process_fixture as process_fixture
     from allgone._process.group import Group as Group
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from allgone.errors import BackendUnavailable as BackendUnavailable
     from allgone.errors import EscapedProcessWarning as EscapedProcessWarning
     from allgone.errors import ExitedBeforeReady as ExitedBeforeReady
+    from allgone.errors import FreezeTimeout as FreezeTimeout
     from allgone.errors import GuardLostWarning as GuardLostWarning
     from allgone.errors import NotReady as NotReady
     from allgone.errors import PlacementFailed as PlacementFailed
@@ -75,8 +78,9 @@ _WHERE = {
     "allgone._core.containment": ("Backend", "Guarantees"),
     "allgone._core.genealogy": ("Exec", "Genealogy", "Life"),
     "allgone._core.policy": ("StopPolicy",),
-    "allgone._core.report": ("Port", "Process", "Report", "Sample", "Sent", "Usage"),
+    "allgone._core.report": ("Port", "Process", "Report", "Sample", "Sent"),
     "allgone._core.sockets": ("ListeningSocket",),
+    "allgone._core.usage": ("Pressure", "Stalled", "Usage"),
     "allgone._linux.netns": ("NetworkNamespace",),
     "allgone._process.fixture": ("process_fixture",),
     "allgone._process.group": ("Group", "group"),
@@ -84,9 +88,9 @@ _WHERE = {
     "allgone._process.popen": ("Popen",),
     "allgone._process.run": ("CompletedProcess", "call", "check_call", "check_output", "run"),
     "allgone.errors": (
-        "AllgoneError", "BackendUnavailable", "EscapedProcessWarning", "ExitedBeforeReady", "GuardLostWarning",
-        "NotReady", "PlacementFailed", "PortTaken", "Reason", "StopTimeout", "SystemdError", "Unsupported",
-        "WrongProcess",
+        "AllgoneError", "BackendUnavailable", "EscapedProcessWarning", "ExitedBeforeReady", "FreezeTimeout",
+        "GuardLostWarning", "NotReady", "PlacementFailed", "PortTaken", "Reason", "StopTimeout", "SystemdError",
+        "Unsupported", "WrongProcess",
     ),
     "allgone.ready": ("http", "listening", "log_line", "path_exists", "tcp"),
 }  # fmt: skip

@@ -122,6 +122,10 @@ class StopTimeout(AllgoneError, TimeoutError):
         return str(self.args[0])
 
 
+class FreezeTimeout(AllgoneError, TimeoutError):
+    """Processes could not be frozen in time; they go on."""
+
+
 class SystemdError(AllgoneError, RuntimeError):
     """systemd could not do what it was asked, or did not answer; `dbus_name` is the D-Bus error's name."""
 

@@ -15,6 +15,7 @@ from support.programs import PATIENCE, Started, command
 from support.supervisors import Supervisor, say
 
 import allgone
+from allgone._linux import subreaper
 
 SOON = allgone.StopPolicy(timeout_stop=0.3)
 
@@ -187,8 +188,13 @@ def test_stops_from_several_threads_at_once_all_return(backend: BackendUnderTest
         assert started.process.returncode == -signal.SIGKILL
 
 
-def test_wait_from_several_threads_at_once_returns_the_same(backend: BackendUnderTest) -> None:
+def test_wait_from_several_threads_at_once_returns_the_same(
+    backend: BackendUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     codes: list[int] = []
+    released: list[int] = []
+    release = subreaper.release
+    monkeypatch.setattr(subreaper, "release", lambda: released.append(1) or release())
     with backend.Popen(["sh", "-c", "read x; exit 3"], stdin=allgone.PIPE) as process:
         threads = [threading.Thread(target=lambda: codes.append(process.wait())) for _ in range(8)]
         for thread in threads:
@@ -198,3 +204,4 @@ def test_wait_from_several_threads_at_once_returns_the_same(backend: BackendUnde
         for thread in threads:
             thread.join(PATIENCE)
     assert codes == [3] * 8
+    assert released == [1] * backend.sweep  # what is held for the containment is let go of once

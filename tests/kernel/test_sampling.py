@@ -78,16 +78,16 @@ def test_what_makes_no_sense_is_refused(interval: Any, error: type[Exception]) -
 def test_a_stop_does_not_fail_because_usage_cannot_be_read(
     cgroup: BackendUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from allgone._linux import cgroupfs
+    from allgone._linux import accounting
 
-    read = cgroupfs.read
+    read = accounting.read
 
     def refuses(path: str) -> bytes:  # where really there are no fds left
         if path.endswith("/cpu.stat"):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return read(path)
 
-    monkeypatch.setattr(cgroupfs, "read", refuses)
+    monkeypatch.setattr(accounting, "read", refuses)
     with cgroup.Popen(["sleep", "1000"]) as process:
         report = process.stop()
     assert process.returncode == -15

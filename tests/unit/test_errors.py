@@ -22,6 +22,7 @@ EXAMPLES = [
     (errors.NotReady("not ready in 3 s", "last\nlines"), TimeoutError),
     (errors.ExitedBeforeReady("it ended", 3, "last\nlines"), RuntimeError),
     (errors.SystemdError("no such unit", "org.freedesktop.systemd1.NoSuchUnit"), RuntimeError),
+    (errors.FreezeTimeout("x was not frozen within 10 s"), TimeoutError),
     (errors.StopTimeout("these are alive: 7", frozenset({7})), TimeoutError),
 ]
 IDS = [type(error).__name__ for error, _ in EXAMPLES]

@@ -6,6 +6,7 @@ import io
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -13,7 +14,7 @@ import pytest
 from support.stories import HOSTILE, TRACED, hostile, many
 
 import allgone
-from allgone import Report, Sent, Usage, reports
+from allgone import Pressure, Report, Sent, Stalled, Usage, reports
 from allgone._core.report import Port
 from allgone.reports import story, terminal
 
@@ -57,6 +58,37 @@ def test_without_a_trace_the_story_is_of_those_alive_at_the_stop() -> None:
     assert not told.is_whole
     assert told.rows[1].began == 0.5
     assert told.stopped == 2.0
+
+
+FULL = Pressure(Stalled(1.5, 0.5, 0.1, 2.0), Stalled(0.5, 0.25, 0.0, 1.0))
+USED = Usage(
+    1.5, 0.25, 2 << 20, 3 << 20, tasks=1, tasks_peak=12, io_read_bytes=5 << 20, io_write_bytes=1 << 19, io_reads=7,
+    io_writes=8, cpu_pressure=FULL, memory_pressure=Pressure(Stalled(0, 0, 0, 0), None), io_pressure=FULL,
+)  # fmt: skip
+
+
+def test_all_that_was_used_is_one_line() -> None:
+    told = replace(SNAPSHOT, usage=USED)
+    assert (
+        "  Used: 1.50 s of CPU time in user mode, 250 ms in the kernel; 3.0 MiB of memory at most; 12 tasks at most; "
+        "5.0 MiB read, 0.5 MiB written; 2.00 s stalled for the CPU; 2.00 s stalled for IO"
+    ) in reports.render(told, "txt").splitlines()
+    assert "| Used | 1.50 s of CPU time" in reports.render(told, "md")
+    assert "12 tasks at most" in reports.render(told, "html")
+    jsonschema.validate(json.loads(reports.render(told, "json")), SCHEMA)
+
+
+def test_what_is_approximate_is_said_to_be() -> None:
+    told = replace(SNAPSHOT, usage=Usage(1.5, 0.25, approximate=True))
+    line = "  Used: about 1.50 s of CPU time in user mode, 250 ms in the kernel"
+    assert line in reports.render(told, "txt").splitlines()
+
+
+def test_the_schema_knows_every_field_of_usage() -> None:
+    assert SCHEMA["properties"]["usage"]["required"] == list(SCHEMA["properties"]["usage"]["properties"])
+    assert set(Usage.__slots__) == set(SCHEMA["properties"]["usage"]["properties"])
+    assert set(Pressure.__slots__) == set(SCHEMA["$defs"]["pressure"]["properties"])
+    assert set(Stalled.__slots__) == set(SCHEMA["$defs"]["stalled"]["properties"])
 
 
 def test_a_report_of_nobody_is_a_story_too() -> None:

@@ -18,9 +18,9 @@ from allgone._core.command import Command
 from allgone._core.containment import Guarantees, Leader
 from allgone._core.names import checked_name, made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy
-from allgone._core.report import Usage
 from allgone._core.unit import Unit
-from allgone._linux import cgroupfs, cgroupns, launcher
+from allgone._core.usage import Usage
+from allgone._linux import accounting, cgroupfs, cgroupns, freezer, launcher
 from allgone._linux.fds import above_stdio, pipe
 from allgone._linux.systemd import oomd_has_killed
 from allgone.errors import BackendUnavailable, PlacementFailed, Reason, Unsupported
@@ -47,7 +47,9 @@ class CgroupContainment:
         self._own = ExitStack()
         self.gone = False
         self._lost = ""
+        self.frozen = False
         self._used: Usage | None = None
+        self._with_pressure = False
         self._seal: str | None = None
         if not exists:  # else a dead supervisor has left it
             os.mkdir(folder)
@@ -141,14 +143,20 @@ class CgroupContainment:
         if policy.of_guard().timeout_stop > 0:
             marks.note_polite(self._folder)
 
-    def usage(self) -> Usage | None:
-        return self._used if self.gone else cgroupfs.usage(self._folder)
+    def usage(self, *, pressure: bool = False) -> Usage | None:
+        self._with_pressure = self._with_pressure or pressure
+        return self._used if self.gone else self._usage_now()
+
+    def _usage_now(self) -> Usage | None:
+        return accounting.of_cgroup(self._folder, pressure=self._with_pressure)
 
     def release(self) -> None:
         marks.note_released(self._folder)
 
     def nested(self, name: str) -> CgroupContainment:
         folder = f"{self._folder}/{checked_name(name)}"
+        if self.frozen and freezer.is_frozen(self._folder):
+            raise ValueError(f"{self.name} is frozen: what is started in it would not run; thaw() it first")
         try:
             inner = CgroupContainment(name, folder, self.home, lambda _: None)
         except FileExistsError:
@@ -186,8 +194,25 @@ class CgroupContainment:
         except PermissionError:
             pass  # a setuid child of an unprivileged supervisor: cgroup.kill reaches it, single signals don't
 
+    def freezing(self) -> freezer.FreezeWatch:
+        try:
+            watch = freezer.FreezeWatch(self._folder)
+        except OSError as e:
+            if e.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+            if os.path.isdir(self._folder):
+                raise Unsupported("freezing takes Linux 5.2 or newer (cgroup.freeze)") from e
+            raise ValueError(f"{self.name} has been stopped, or has ended: there is nothing to freeze") from e
+        self.frozen = True
+        return watch
+
+    def thaw(self) -> None:
+        freezer.thaw(self._folder)
+        self.frozen = False
+
     def resume(self) -> None:
-        cgroupfs.thaw_all(self._folder)
+        self.frozen = False
+        freezer.thaw_all(self._folder)
 
     def kill(self) -> None:
         try:
@@ -202,11 +227,11 @@ class CgroupContainment:
     def _freeze_and_kill(self) -> None:
         """For kernels before 5.14: frozen tasks can't fork, and a frozen task dies of SIGKILL all the same."""
         try:
-            cgroupfs.freeze(self._folder, True)
+            freezer.freeze(self._folder, True)
             self.kill_each()
         finally:
             try:
-                cgroupfs.thaw_all(self._folder)
+                freezer.thaw_all(self._folder)
             except FileNotFoundError:
                 pass  # somebody else removed it; nothing is left to thaw
 
@@ -227,7 +252,7 @@ class CgroupContainment:
         if self.gone:
             return True
         self._lost = self._lost or self._killed_by_oomd() or self.home.lost()  # as long as that can be seen
-        self._used = cgroupfs.usage(self._folder) or self._used
+        self._used = self._usage_now() or self._used
         if not cgroupfs.remove(self._folder):
             return False
         self.gone = True

@@ -16,7 +16,7 @@ from allgone._backends import marks
 from allgone._backends.keeper import Keeper
 from allgone._core.containment import Leader
 from allgone._core.unit import Unit
-from allgone._linux import cgroupfs, fds, systemd
+from allgone._linux import cgroupfs, fds, freezer, systemd
 from allgone._linux.cgroupfs import Mount
 from allgone._linux.guard import Guard
 from allgone._linux.systemd import Manager, UnitState
@@ -220,7 +220,7 @@ class ScopeHome:
             self._anchor.let_go()  # it ends by that, unless it is a fork that lets go
 
     def close(self) -> None:
-        cgroupfs.thaw(self.folder)  # or else the anchor could not end, if systemctl has frozen the scope
+        freezer.thaw(self.folder)  # or else the anchor could not end, if systemctl has frozen the scope
         was_lost = self.lost()
         self._leave()
         # systemd does not come again where we have made a cgroup just when it was about to remove the scope's. But not

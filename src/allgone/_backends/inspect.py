@@ -9,7 +9,7 @@ from importlib import metadata
 
 from allgone._backends import cgroup_base
 from allgone._backends.cgroup import CgroupBackend
-from allgone._linux import cgroupfs, cgroupns, launcher, netns, pidfd, processes, subreaper, systemd, tracer
+from allgone._linux import cgroupfs, cgroupns, freezer, launcher, netns, pidfd, processes, subreaper, systemd, tracer
 from allgone.errors import BackendUnavailable, SystemdError, Unsupported
 
 
@@ -95,7 +95,7 @@ def _mount(mount: cgroupfs.Mount) -> str:
 
 def _top(mounts: list[cgroupfs.Mount]) -> str:
     # The kernel's root cgroup can't be frozen; what a namespace shows as its root is an ordinary cgroup.
-    if any(mount.root.startswith("/..") or cgroupfs.has_freeze(mount.point) for mount in mounts):
+    if any(mount.root.startswith("/..") or freezer.has_freeze(mount.point) for mount in mounts):
         return "/, the top of a cgroup namespace, as in a container"
     return "/"
 
@@ -111,7 +111,7 @@ def _cgroup_backend() -> tuple[Choice, list[Finding]]:
         return Choice("process-group", "; ".join(map(str, e.reasons))), [found]
     try:
         base, moved = backend.base, backend.moves_in
-        kill, freeze = cgroupfs.has_kill(containment.where()), cgroupfs.has_freeze(containment.where())
+        kill, freeze = cgroupfs.has_kill(containment.where()), freezer.has_freeze(containment.where())
     finally:
         containment.remove()
         backend.close()

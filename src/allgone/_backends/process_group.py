@@ -15,11 +15,12 @@ from types import TracebackType
 
 from allgone._backends.keeper import KEEPER, Keeper
 from allgone._core.command import Command
-from allgone._core.containment import Guarantees, Leader
+from allgone._core.containment import FreezeWatch, Guarantees, Leader
 from allgone._core.names import checked_name, made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.unit import Unit
-from allgone._linux import launcher, pidfd, processes
+from allgone._core.usage import Spent, Usage, approximate, in_all
+from allgone._linux import accounting, launcher, pidfd, processes
 from allgone._linux.register import GroupEntry
 from allgone.errors import Unsupported
 
@@ -36,6 +37,7 @@ class ProcessGroupContainment:
     """
 
     backend = "process-group"
+    frozen = False
 
     def __init__(
         self,
@@ -57,7 +59,9 @@ class ProcessGroupContainment:
         self._tag = processes.new_tag()
         self._leaders: dict[int, Leader] = {}
         self._inner: list[ProcessGroupContainment] = []
+        self._adopted: list[Spent] = []  # the sum of what orphans had used, if any
         self._own = ExitStack()
+        self._removal = threading.RLock()
         self.gone = False
         self._number = keeper.add_group(self._entry(0)) if keeper else 0
         if sweep:
@@ -106,6 +110,7 @@ class ProcessGroupContainment:
 
     def born(self, leader: Leader) -> None:
         self._leaders[leader.pid] = leader
+        leader.counted = True
         if self._keeper:
             self._keeper.change_group(self._number, self._entry(leader.pid))
 
@@ -176,6 +181,12 @@ class ProcessGroupContainment:
     def _is_ours(self, pid: int) -> bool:
         return self._is_member(pid) or any(inner._is_ours(pid) for inner in self._inner)
 
+    def freezing(self) -> FreezeWatch:
+        raise Unsupported(f"{self.name} is a process group; only what is in a cgroup can be frozen")
+
+    def thaw(self) -> None:
+        raise Unsupported(f"{self.name} is a process group; only what is in a cgroup can be frozen and thawed")
+
     def resume(self) -> None:
         pass  # SIGCONT, which the stop sequence sends, is all that is needed
 
@@ -221,9 +232,11 @@ class ProcessGroupContainment:
         for pid in processes.children_of_self():
             if pid not in self._leaders and self._is_tagged(pid):
                 try:
-                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+                    used = pidfd.reap_and_count(pid, os.WNOHANG)
                 except ChildProcessError:
                     continue  # another thread was faster
+                if used is not None:
+                    self._adopted = [in_all((*self._adopted, used))]
 
     def watch(self) -> MembersWatch:
         return MembersWatch(self)
@@ -231,8 +244,21 @@ class ProcessGroupContainment:
     def ended_from_outside(self, *, suspected: bool) -> str:
         return ""  # nobody manages process groups
 
-    def usage(self) -> None:
-        return None  # the kernel does not count by session
+    def usage(self, *, pressure: bool = False) -> Usage | None:
+        members = self.members()  # first, for it reaps
+        ended = self._ended()
+        if not self.gone:
+            return accounting.of_processes(members | self._unreaped(), ended)
+        return approximate(ended) if ended else None  # all were reaped by others, so nobody has counted
+
+    def _ended(self) -> list[Spent]:
+        """What those have used that we have reaped: leaders, and orphans that came to us."""
+        leaders = [leader.used for leader in self._leaders.values() if leader.used is not None]
+        return sum((inner._ended() for inner in self._inner), leaders + self._adopted)
+
+    def _unreaped(self) -> frozenset[int]:
+        own = frozenset(pid for pid, leader in self._leaders.items() if leader.holds_its_number())
+        return own.union(*(inner._unreaped() for inner in self._inner))
 
     def release(self) -> None:
         keeper, self._keeper = self._keeper, None
@@ -248,8 +274,10 @@ class ProcessGroupContainment:
         self._own.close()
 
     def remove(self) -> bool:
-        if self.gone:
-            return True
+        with self._removal:  # threads may wait for the same leader: what is let go of, is once
+            return self.gone or self._remove()
+
+    def _remove(self) -> bool:
         if self.members():
             return False
         for leader in self._leaders.values() if self._session else ():

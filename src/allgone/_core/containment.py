@@ -10,8 +10,8 @@ from typing import Protocol
 
 from allgone._core.command import Command
 from allgone._core.policy import DEFAULT, StopPolicy
-from allgone._core.report import Usage
 from allgone._core.unit import Unit
+from allgone._core.usage import Spent, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,22 @@ class Watch(Protocol):
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None: ...
 
 
+class FreezeWatch(Protocol):
+    """Tells when all members are frozen. A context manager; leaving it thaws nothing."""
+
+    def frozen(self) -> bool:
+        """Whether nobody in it runs."""
+        ...
+
+    def fileno(self) -> int:
+        """An fd that becomes readable when `frozen()` may have a new answer (works with poll and event loops)."""
+        ...
+
+    def __enter__(self) -> FreezeWatch: ...
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None: ...
+
+
 class Containment(Protocol):
     """The kernel object that a command and all that it starts live in."""
 
@@ -48,6 +64,7 @@ class Containment(Protocol):
     backend: str  # "cgroup" | "process-group"
     owner: int  # pid of the supervisor that made it
     gone: bool  # whether `remove()` has succeeded
+    frozen: bool  # whether `freezing()` was the last that was asked, of that and `thaw()`
 
     @property
     def guarantees(self) -> Guarantees: ...
@@ -110,6 +127,14 @@ class Containment(Protocol):
         """Send to every member, in order, also to those that appear meanwhile; returns the pids reached."""
         ...
 
+    def freezing(self) -> FreezeWatch:
+        """Ask for all members to be frozen. Raises `Unsupported`, and ValueError where it is gone."""
+        ...
+
+    def thaw(self) -> None:
+        """Undo that. Nothing happens where it is not frozen, or gone. Raises `Unsupported`."""
+        ...
+
     def resume(self) -> None:
         """Thaw whatever was frozen, so that members can act on signals."""
         ...
@@ -128,8 +153,11 @@ class Containment(Protocol):
         """Who or what else ended it; "" if nobody did. `suspected`: its leader was ended by a signal not of ours."""
         ...
 
-    def usage(self) -> Usage | None:
-        """What its processes have used until now, or until it was removed; None where that is not counted."""
+    def usage(self, *, pressure: bool = False) -> Usage | None:
+        """What its processes have used until now, or until it was removed; None where that can't be known.
+
+        `pressure`: with it, from now on.
+        """
         ...
 
     def release(self) -> None:
@@ -185,6 +213,8 @@ class Leader(Protocol):
     """A direct child of the supervisor: what the user asked for."""
 
     pid: int
+    counted: bool  # whether `used` is to be known
+    used: Spent | None  # what it and those that it had waited for have used; None before we have reaped it
 
     def has_ended(self) -> bool:
         """Whether it has ended; it may still be unreaped."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from allgone._core.genealogy import Genealogy
 from allgone._core.names import printable
+from allgone._core.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +41,6 @@ class Port:
     def __str__(self) -> str:
         where = self.address if self.port is None else f"{self.address} port {self.port}"
         return f"{self.proto} {where}" + ("" if self.released else " (still held)")
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What all processes of a containment have used together, those that had ended included. See cgroup-v2.rst.
-
-    cpu_user, cpu_system
-        Seconds (``cpu.stat``).
-    memory, memory_peak
-        Bytes now (``memory.current``), and the most at a time (``memory.peak``, Linux 5.19); None without a memory
-        controller.
-    """
-
-    cpu_user: float
-    cpu_system: float
-    memory: int | None = None
-    memory_peak: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +99,7 @@ class Report:
     began
         When the stop began, in seconds since 1970; None where that is not known.
     usage
-        What it has used; None with process-group, and where it could not be read.
+        What it has used; None where it could not be known.
     samples
         With ``sample=``: what it had used when.
     ports

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import NamedTuple
 
-from allgone._core.report import Usage
 from allgone._linux import pidfd
 
 _LONG_PATH = 2048  # characters; PATH_MAX is 4096 and a name may have 255
@@ -194,65 +193,14 @@ def ids(folder: str) -> set[int]:
     return found
 
 
-def usage(folder: str) -> Usage | None:
-    """What has been used in it and below it; None once it is gone, and where it can't be read: it is asked on the way
-    to the removal, which must not fail because there are no fds left."""
-    try:
-        stat = read(folder + "/cpu.stat").split()
-        memory = _number(folder + "/memory.current")
-        peak = None if memory is None else _number(folder + "/memory.peak")
-    except OSError:
-        return None
-    spent = dict(zip(stat[::2], map(int, stat[1::2]), strict=True))
-    return Usage(spent[b"user_usec"] / 1e6, spent[b"system_usec"] / 1e6, memory, peak)
-
-
-def _number(path: str) -> int | None:
-    try:
-        return int(read(path))
-    except OSError as e:
-        if e.errno in (errno.ENOENT, errno.ENODEV):  # no such controller, or kernel
-            return None
-        raise
-
-
 def has_kill(folder: str) -> bool:
     """Whether the kernel has cgroup.kill (5.14)."""
     return os.path.exists(folder + "/cgroup.kill")
 
 
-def has_freeze(folder: str) -> bool:
-    """Whether the kernel has cgroup.freeze (5.2)."""
-    return os.path.exists(folder + "/cgroup.freeze")
-
-
 def kill(folder: str) -> None:
     """SIGKILL to the whole subtree by one write. Raises FileNotFoundError before Linux 5.14."""
     write(folder + "/cgroup.kill", b"1")
-
-
-def freeze(folder: str, frozen: bool) -> None:
-    """Ask for the subtree to be frozen or thawed (5.2); it takes a moment. Thawing leaves alone what is not frozen."""
-    write(folder + "/cgroup.freeze", b"1" if frozen else b"0")
-
-
-def thaw_all(folder: str) -> None:
-    """Thaw the cgroup and whatever was frozen separately below it."""
-    with below(folder) as folders:
-        for each in folders:
-            thaw(each)
-
-
-def thaw(folder: str) -> None:
-    """Undo a freeze, if there is one; nothing happens where the cgroup is gone."""
-    try:
-        if read(folder + "/cgroup.freeze").strip() == b"1":
-            freeze(folder, False)
-    except FileNotFoundError:
-        pass  # removed meanwhile
-    except OSError as e:
-        if e.errno != errno.ENODEV:
-            raise
 
 
 def contains(folder: str, pid: int, mount: Mount) -> bool:

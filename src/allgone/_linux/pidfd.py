@@ -5,9 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from allgone._core.usage import Spent
+
+_BLOCK = 512  # bytes, in which getrusage(2) counts what was read and written
 
 
 def unavailable_because() -> str | None:
@@ -55,6 +60,16 @@ def signal_if(pid: int, signums: tuple[int, ...], still_meant: Callable[[int], b
     return True
 
 
+def reap_and_count(pid: int, flags: int) -> Spent | None:
+    """Reap a child, with the `flags` of wait4(2): what it has used, and those that it had waited for (getrusage(2)).
+    None if it lives. Not the memory: after vfork(2) the peak is that of the parent.
+
+    Raises ChildProcessError.
+    """
+    reaped, _, used = os.wait4(pid, flags)
+    return Spent(used.ru_utime, used.ru_stime, used.ru_inblock * _BLOCK, used.ru_oublock * _BLOCK) if reaped else None
+
+
 class Child:
     """A direct child, from its start until it is reaped. Opens its pidfd when that is first needed.
 
@@ -62,11 +77,13 @@ class Child:
     From `reap()` on the number is never used again: it may be another child's by then.
     """
 
-    __slots__ = ("_fd", "_lock", "_status", "pid", "reaped")
+    __slots__ = ("_fd", "_lock", "_status", "counted", "pid", "reaped", "used")
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.reaped = False
+        self.counted = False
+        self.used: Spent | None = None
         self._status: int | None = None
         self._fd: int | None = None
         self._lock = threading.RLock()  # while _fd is opened, closed, or signalled through: a closed number is reused
@@ -140,11 +157,17 @@ class Child:
         """Let the kernel forget it, if it has ended (or when it has: `block`); its number is free from then on."""
         if not self.reaped:
             try:
-                self.reaped = os.waitid(os.P_PID, self.pid, os.WEXITED | (0 if block else os.WNOHANG)) is not None
+                self.reaped = self._reap(0 if block else os.WNOHANG)
             except ChildProcessError:
                 self.reaped = True  # by somebody else
         if self.reaped:
             self.close()
+
+    def _reap(self, flags: int) -> bool:
+        if not self.counted or sys.is_finalizing():  # wait4() needs a module, and none can be imported any more
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | flags) is not None
+        self.used = reap_and_count(self.pid, flags)
+        return self.used is not None
 
     def close(self) -> None:
         with self._lock:

@@ -15,12 +15,13 @@ from allgone._core.names import made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy, policy_or
 from allgone._core.report import Report
 from allgone._process import driver, reporting
+from allgone._process.freezing import Freezable
 from allgone._process.inside import Inside
 from allgone._process.popen import Popen
 from allgone.errors import WrongProcess
 
 
-class Group(Inside):
+class Group(Inside, Freezable):
     """Several processes that are stopped together, each of which can also be stopped on its own.
 
     >>> with Group() as servers:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from allgone._core.containment import Containment
 from allgone._core.report import Report
+from allgone._core.usage import Usage
 
 if TYPE_CHECKING:
     from allgone._core.sockets import ListeningSocket
@@ -32,6 +33,23 @@ class Inside:
     def report(self) -> Report | None:
         """What `stop()` found and did; None before it."""
         return self._report
+
+    def usage(self) -> Usage | None:
+        """What all of it has used until now, those that have ended included; after the stop, until that.
+
+        In a cgroup the kernel keeps the books. With process-group it is what the live members have used, with what
+        they have waited for, and what ended as a child of ours: `Usage.approximate`. After the stop it is the latter
+        only, and None if others have reaped all of that.
+
+        >>> import allgone
+        >>> with allgone.Popen(["sleep", "1000"]) as proc:
+        ...     proc.usage().cpu_user < 60
+        ...     proc.kill()
+        True
+
+        None where it can't be known: the cgroup's books could not be read.
+        """
+        return self._containment.usage(pressure=True)
 
     def members(self) -> frozenset[int]:
         """Pids of all live processes in the containment: those that were started, and what they started."""

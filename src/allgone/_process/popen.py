@@ -26,6 +26,7 @@ from allgone._linux import fds, launcher
 from allgone._linux.pidfd import Child
 from allgone._process import driver, failures, reporting, sampling, tracing
 from allgone._process.communicate import Exchange
+from allgone._process.freezing import Freezable
 from allgone._process.inside import Inside
 from allgone._process.network import Network, Networked, check_network
 from allgone._process.spawn_arguments import (
@@ -40,7 +41,7 @@ from allgone._process.spawn_arguments import (
 from allgone.errors import WrongProcess
 
 
-class Popen(Inside, Networked, subprocess.Popen[Any]):
+class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
     """`subprocess.Popen` with a containment: what the child starts can be found, signalled and stopped with it.
 
     Takes all that `subprocess.Popen` takes, and:
@@ -408,6 +409,8 @@ class Popen(Inside, Networked, subprocess.Popen[Any]):
             self.close_streams()  # and no wait: should the stop have failed, the leader may be alive
             return
         try:
+            if self._containment.frozen:
+                self.thaw()  # or the leader would never end
             super().__exit__(None, None, None)
         except BaseException as interrupted:
             reporting.stop_after(interrupted, self.stop)

@@ -16,11 +16,11 @@ _MOST = 2000  # samples that are kept: when there are more, every other is dropp
 class Sampler:
     """A thread that looks every `interval` seconds until `stop()`.
 
-    Raises `Unsupported` where nothing is counted.
+    Raises `Unsupported` with process-group: the kernel keeps no books on one, and to look at all processes is dear.
     """
 
     def __init__(self, containment: Containment, interval: float) -> None:
-        if containment.usage() is None:
+        if containment.backend != "cgroup":
             raise Unsupported(f"sample=: what a {containment.backend} uses is not counted; a cgroup's is")
         self._containment = containment
         self._interval = interval

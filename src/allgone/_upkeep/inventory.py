@@ -15,11 +15,10 @@ from allgone._backends.cgroup import CgroupContainment
 from allgone._core.containment import Containment
 from allgone._core.policy import StopPolicy
 from allgone._core.report import Process
-from allgone._linux import cgroupfs, processes, register
+from allgone._linux import cgroupfs, freezer, processes, register
 from allgone._linux.register import GroupEntry
 from allgone._upkeep import janitor, leftovers
 from allgone._upkeep.leftovers import LeftGroups, LeftHome
-from allgone.errors import Unsupported
 
 
 class Foreign(CgroupContainment):
@@ -91,13 +90,14 @@ def freeze(item: Item, frozen: bool) -> None:
 
     Raises `Unsupported` for process groups, and before Linux 5.2; OSError where it is another user's.
     """
-    if item.backend != "cgroup":
-        raise Unsupported(f"{item.name} is a process group; only what is in a cgroup can be frozen")
+    if not frozen:
+        item.containment.thaw()
+        return
     try:
-        cgroupfs.freeze(item.where, frozen)
-    except FileNotFoundError as e:
-        if os.path.isdir(item.where):
-            raise Unsupported("freezing takes Linux 5.2 or newer (cgroup.freeze)") from e
+        with item.containment.freezing():
+            pass  # no wait: the next look shows it
+    except ValueError:
+        pass  # gone
 
 
 def homes() -> Iterator[str]:
@@ -240,10 +240,10 @@ def _is_ours(pid: int) -> bool:
 def _frozen(folder: str) -> str:
     """ "frozen" or "freezing", or "" for what runs."""
     try:
-        if cgroupfs.read(folder + "/cgroup.freeze").strip() != b"1":
+        if not freezer.is_frozen(folder):
             return ""
         return "frozen" if b"frozen 1" in cgroupfs.read(folder + "/cgroup.events") else "freezing"
-    except OSError:  # gone; or before Linux 5.2
+    except OSError:  # gone meanwhile
         return ""
 
 

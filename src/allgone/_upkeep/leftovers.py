@@ -19,6 +19,7 @@ from allgone._core.containment import Containment
 from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.report import Process
 from allgone._core.stop import Steps, Stop, Wait
+from allgone._core.usage import Spent
 from allgone._linux import cgroupfs, processes
 from allgone._linux.cgroupfs import Mount
 from allgone._linux.register import GroupEntry
@@ -164,6 +165,9 @@ def _ready(waits: list[Wait]) -> set[int]:
 
 class LeftLeader:
     """The leader of a containment whose supervisor is gone: nobody's child that we know of, so held by a pidfd."""
+
+    counted = False
+    used: Spent | None = None
 
     def __init__(self, pid: int, fd: int) -> None:
         self.pid = pid

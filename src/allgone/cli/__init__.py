@@ -5,6 +5,7 @@
     job            ``allgone run``: from start to exit status
     supervision    ``allgone run``: while the command runs
     signals        ``allgone run``: signals taken one by one
+    usage          ``allgone run --usage``
     containments   ``allgone ps``, ``kill``, ``stop``, ``gc``
     doctor         ``allgone doctor``: what this machine can do
 
@@ -38,10 +39,15 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def say(text: str) -> None:
-    """One message on stderr, in one write; if nobody can read it any more, so be it."""
+    """One message on stderr."""
+    put(f"allgone: {text}\n")
+
+
+def put(text: str) -> None:
+    """Lines to stderr, in one write; if nobody can read them any more, so be it."""
     if sys.stderr is None:
         return  # closed when we were started: fd 2 may be something else by now
     try:
-        os.write(2, f"allgone: {text}\n".encode("utf-8", "surrogateescape"))
+        os.write(2, text.encode("utf-8", "surrogateescape"))
     except OSError:
         pass  # a closed pipe, a terminal that was hung up

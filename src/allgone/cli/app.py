@@ -15,6 +15,7 @@ Examples:
   allgone run -- make test
   allgone run --timeout 10m -- ./integration-tests
   allgone run --backend cgroup --report report.json -- ./start-everything
+  allgone run --usage -- make -j4
   allgone run --trace --report report.html -- make -j4
   allgone run --unit ci-job.scope --property MemoryMax=2G -- make test
   allgone run --kill-signal INT --timeout-stop 30s -- npm start
@@ -159,6 +160,7 @@ def allgone() -> None:
     callback=lambda *asked: None if asked[2] is None else _time_limit(*asked),
     help="With cgroup, have CPU and memory in the report, looked at this often.",
 )
+@click.option("--usage", is_flag=True, help="When all is over, print what was used to stderr, as time -v does.")
 @click.option("--seal", is_flag=True, help="Keep a command that is root from leaving its cgroup by itself.")
 @click.option(
     "--network",
@@ -191,6 +193,7 @@ def run(command: tuple[str, ...], **options: Any) -> int:
             options["reports"],
             scope,
             {name: options[name] for name in ("trace", "escapees", "seal", "network", "sample")},
+            usage=options["usage"],
         )
     )
 

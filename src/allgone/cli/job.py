@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,9 +19,9 @@ from allgone._linux import own_end, processes
 from allgone._linux.terminal import Terminal
 from allgone._process import driver
 from allgone._process.popen import Popen
-from allgone.cli import OWN_FAILURE, say
+from allgone.cli import OWN_FAILURE, put, say
 from allgone.cli.durations import shown
-from allgone.cli.record import Record
+from allgone.cli.record import Record, shell_status
 from allgone.cli.signals import ENDING, Signals
 from allgone.cli.supervision import TIMEOUT, Supervision
 from allgone.errors import AllgoneError, EscapedProcessWarning, PlacementFailed, StopTimeout, Unsupported
@@ -41,6 +42,7 @@ class Job:
     reports: tuple[str, ...]
     scope: dict[str, Any] = field(default_factory=dict)  # Popen's arguments for a systemd scope
     inside: dict[str, Any] = field(default_factory=dict)  # those for seeing inside, and for keeping it in
+    usage: bool = False
 
 
 def run(job: Job) -> int:
@@ -72,10 +74,13 @@ def _run(job: Job, record: Record, terminal: Terminal | None) -> int:
         driver.will_use(backend)
         if asked_to_end := _asked_to_end(signals):
             return -asked_to_end
+        began = time.monotonic()
         process = _started(job, backend)
     except (AllgoneError, OSError, ValueError) as e:
         return -_asked_to_end(signals) or record.failed(*_start_failure(job, e))
     signals.hold()
+    if job.usage and process.backend == "cgroup":
+        process.usage()  # so that the final one has pressure, too
     watch = Supervision(process, signals, terminal, timeout=job.timeout, timeout_stop=job.policy.timeout_stop)
     record.stopped_because = watch.until_end()
     forced = record.stopped_because is not None
@@ -91,8 +96,12 @@ def _run(job: Job, record: Record, terminal: Terminal | None) -> int:
             terminal.put_back()
     backend.close()
     record.report = report
+    elapsed = time.monotonic() - began
     _tell(job, process, report, record.stopped_because)
-    return TIMED_OUT if record.stopped_because == TIMEOUT else process.returncode
+    status = TIMED_OUT if record.stopped_because == TIMEOUT else process.returncode
+    if job.usage:
+        _tell_usage(job, report, status, elapsed)
+    return status
 
 
 def _asked_to_end(signals: Signals) -> int:
@@ -161,6 +170,12 @@ def _tell(job: Job, process: Popen, report: Report, because: str | None) -> None
         said += ("; " if said else "") + f"could not stop {_names(processes.described(alive))}"
     if said:
         say(said)
+
+
+def _tell_usage(job: Job, report: Report, status: int, elapsed: float) -> None:
+    from allgone.cli import usage
+
+    put(usage.text(job.args, shell_status(status), elapsed, report.usage))
 
 
 def _count(found: list[Process]) -> str:

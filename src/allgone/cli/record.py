@@ -50,7 +50,7 @@ class Record:
 
         facts = {
             "args": list(self._args),
-            "exit_status": status if status >= 0 else 128 - status,
+            "exit_status": shell_status(status),
             "error": self._error,
             "stopped_because": self.stopped_because,
             "started_at": datetime.fromtimestamp(self._started_at, timezone.utc).isoformat(),
@@ -58,6 +58,11 @@ class Record:
             **(self.report.to_dict() if self.report is not None else {}),
         }
         return json.dumps(facts, indent=2) + "\n"
+
+
+def shell_status(status: int) -> int:
+    """What a shell makes of a return code of `subprocess`."""
+    return status if status >= 0 else 128 - status
 
 
 def _opened(path: str) -> tuple[TextIO, Callable[[Report, str], str] | None]:

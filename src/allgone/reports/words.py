@@ -46,5 +46,20 @@ def _usage(story: Story) -> str:
     usage = story.report.usage
     if usage is None:
         return ""
-    spent = f"{seconds(usage.cpu_user)} of CPU time in user mode, {seconds(usage.cpu_system)} in the kernel"
-    return spent if usage.memory_peak is None else f"{spent}; {usage.memory_peak / (1 << 20):.1f} MiB of memory at most"
+    said = [
+        ("about " if usage.approximate else "")
+        + f"{seconds(usage.cpu_user)} of CPU time in user mode, {seconds(usage.cpu_system)} in the kernel"
+    ]
+    if usage.memory_peak is not None:
+        said.append(f"{_mebibytes(usage.memory_peak)} of memory at most")
+    if usage.tasks_peak is not None:
+        said.append(f"{usage.tasks_peak} tasks at most")
+    if usage.io_read_bytes or usage.io_write_bytes:
+        said.append(f"{_mebibytes(usage.io_read_bytes or 0)} read, {_mebibytes(usage.io_write_bytes or 0)} written")
+    pressures = (("the CPU", usage.cpu_pressure), ("memory", usage.memory_pressure), ("IO", usage.io_pressure))
+    said += [f"{seconds(each.some.total)} stalled for {what}" for what, each in pressures if each and each.some.total]
+    return "; ".join(said)
+
+
+def _mebibytes(value: int) -> str:
+    return f"{value / (1 << 20):.1f} MiB"
