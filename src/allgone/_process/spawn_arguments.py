@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from allgone._core.command import Command
@@ -65,6 +65,14 @@ def scope_of(
     stop = policy.as_unit_properties() if policy is not None else {}
     name = name if name is not None else f"allgone-{os.getpid()}-{os.urandom(4).hex()}.scope"
     return Unit(name, slice, description, {**stop, **(properties or {})})
+
+
+def with_variables(
+    env: Mapping[Any, Any] | None, new: Mapping[str, str], *, instead_of: Collection[str]
+) -> dict[Any, Any]:
+    """`env` as subprocess takes it (None: our own environment), with `new` in it and no other one of `instead_of`."""
+    given = os.environ if env is None else env
+    return {name: value for name, value in given.items() if os.fsdecode(name) not in instead_of} | dict(new)
 
 
 class AlsoPass(tuple[int, ...]):
