@@ -43,7 +43,10 @@ def launch():
                 os.set_inheritable(fds[-1], False)
             status = fds[0]
         what, sockets, name, argv = *words[BEFORE + 4 : BEFORE + 7], words[BEFORE + 7 :]
-        handed = [int(fd) for fd in sockets[1:].split(b",")[:-1]]
+        *handed, nothing = sockets[1:].split(b",")
+        if nothing:
+            raise ValueError
+        handed = [int(fd) for fd in handed]
         stage = SOCKETS
         if handed:
             fds = [out_of_the_way(fd, 3 + len(handed)) for fd in fds]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from allgone._linux import fds, launcher
 from allgone._process.spawn_arguments import with_variables
@@ -14,6 +14,15 @@ from allgone._process.spawn_arguments import with_variables
 _FIRST = 3  # SD_LISTEN_FDS_START
 _LONGEST_NAME = 255  # sd_listen_fds(3)
 _VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+
+
+class HasFileno(Protocol):
+    """A socket, by whatever library: what has its fd."""
+
+    def fileno(self) -> int: ...
+
+
+Given = Sequence[HasFileno] | Mapping[str, HasFileno] | None
 
 
 class Sockets(NamedTuple):
@@ -30,17 +39,16 @@ class Sockets(NamedTuple):
         return {"LISTEN_FDS": str(len(self.fds)), "LISTEN_PID": launcher.OWN_PID, **named}
 
 
-def checked(sockets: Any, pass_fds: Collection[int] = ()) -> Sockets | None:
+def checked(sockets: Given, pass_fds: Collection[int] = ()) -> Sockets | None:
     """What was given as ``sockets=``, to a command that is also given `pass_fds`. Raises TypeError and ValueError."""
     if sockets is None:
         return None
-    names = None
+    names, given = None, sockets
     if isinstance(sockets, Mapping):
-        names = tuple(map(_checked_name, sockets))
-        sockets = sockets.values()
+        names, given = tuple(map(_checked_name, sockets)), tuple(sockets.values())
     elif not isinstance(sockets, (list, tuple)):
         raise TypeError(f"sockets must be a list of sockets, or a dict of names and sockets, not {sockets!r}")
-    numbers = tuple(map(_checked_fd, sockets))
+    numbers = tuple(map(_checked_fd, given))
     behind = _FIRST + len(numbers)
     if doubled := [fd for fd in pass_fds if _FIRST <= fd < behind]:
         raise ValueError(

@@ -33,6 +33,7 @@ from allgone._process.spawn_arguments import (
     check_process_group,
     check_seal,
     entered_first,
+    how,
     named,
     passed,
     scope_of,
@@ -114,7 +115,7 @@ class Popen(Inside, Networked, subprocess.Popen[Any]):
         slice: str | None = None,
         description: str | None = None,
         properties: Mapping[str, object] | None = None,
-        sockets: Any = None,
+        sockets: activation.Given = None,
         network: Network | None = None,
         _within: Containment | None = None,
         **keywords: Any,
@@ -161,15 +162,7 @@ class Popen(Inside, Networked, subprocess.Popen[Any]):
             try:
                 with (
                     activation.handed(self._sockets, options, own_pid=self._wants_own_pid) as sockets,
-                    self._containment.command(
-                        argv,
-                        executable,
-                        writer,
-                        restore_signals=options.get("restore_signals", True),
-                        other_user=any(options.get(who) is not None for who in ("user", "group", "extra_groups")),
-                        same_process=options.get("preexec_fn") is not None,
-                        sockets=sockets,
-                    ) as command,
+                    self._containment.command(argv, executable, writer, sockets=sockets, **how(options)) as command,
                 ):
                     self._start(command, executable, options)
             finally:

@@ -87,6 +87,15 @@ class AlsoPass(tuple[int, ...]):
         return False
 
 
+def how(options: dict[str, Any]) -> dict[str, bool]:
+    """What `Containment.command` is to know of the options."""
+    return {
+        "restore_signals": options.get("restore_signals", True),
+        "other_user": any(options.get(who) is not None for who in ("user", "group", "extra_groups")),
+        "same_process": options.get("preexec_fn") is not None,
+    }
+
+
 def passed(options: dict[str, Any], command: Command) -> tuple[int, ...]:
     """The value for pass_fds; may set cwd."""
     users = tuple(options.get("pass_fds", ()))
