@@ -213,7 +213,7 @@ def test_a_sender_that_is_gone_by_then_is_known_by_its_cgroup(backend: BackendUn
 
 
 def reaped_are_known() -> bool:
-    """Whether this kernel tells the cgroup of a sender that was reaped (Linux 6.16)."""
+    """Whether this kernel tells the cgroup of a sender that was reaped (6.18 does)."""
     receiver = allgone._linux.notify.NotifySocket()
     try:
         pid = os.fork()

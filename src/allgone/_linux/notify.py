@@ -70,15 +70,11 @@ class NotifySocket:
         return Datagram(data, pid, cgroup) if ours else None  # without: the end, after hang_up()
 
     def hang_up(self) -> None:
-        """Whoever waits for the socket wakes up, and who sends gets EPIPE. Also in forks of this process."""
-        try:
-            self._socket.shutdown(socket.SHUT_RD)
-        except OSError:
-            pass  # closed already
+        """Whoever waits for the socket wakes up, and who sends gets EPIPE, also where a fork of ours has it open."""
+        self._socket.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         """Idempotent."""
-        self.hang_up()
         self._socket.close()
 
 

@@ -41,7 +41,7 @@ def hold(pid: int) -> int:
 def cgroup_id(fd: int) -> int | None:
     """The id of the cgroup that a pidfd's process is in, or was in when it ended; None where the kernel does not tell.
 
-    Linux 6.13 tells it of those that live, 6.15 also of those that were reaped.
+    Linux 6.13 tells it of those that live, 6.15 also of those that were reaped (PIDFD_INFO_EXIT in linux/pidfd.h).
     """
     info = bytearray(_INFO.pack(_INFO_CGROUP | _INFO_EXIT, 0))
     try:

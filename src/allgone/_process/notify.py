@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import select
 import signal
 import threading
@@ -49,6 +50,7 @@ class Notifications:
         self._cgroups: frozenset[int] = frozenset()
         self._is_watched = True
         self._over = False
+        self._owner = os.getpid()
 
     def environment(self, env: Mapping[Any, Any] | None, network: NetworkNamespace | None) -> dict[Any, Any]:
         """The child's variables. Makes the socket, where the child will be: names are those of a network namespace."""
@@ -175,11 +177,13 @@ class Notifications:
     def close(self) -> None:
         """Idempotent."""
         self._over = True
-        if self._socket is not None:
+        if self._socket is None:
+            return
+        if self._owner == os.getpid():  # a fork has no thread, and its parent is still listening
             self._socket.hang_up()
             if self._thread is not None:
                 self._thread.join()
             if self._process is not None:
                 self.hear()  # what it told last
-            self._socket.close()
-            self._socket = None
+        self._socket.close()
+        self._socket = None
