@@ -23,6 +23,7 @@ from support.tiers import missing
 import allgone
 from allgone._core.stop import Wait
 from allgone._linux import pidfd
+from allgone._linux.notify import NotifySocket
 from allgone._process import driver
 from allgone._process.fixture import FixtureProcess
 from allgone._process.notify import Notifications
@@ -193,7 +194,6 @@ def started(backend: BackendUnderTest, text: str) -> tuple[FixtureProcess, Notif
     """A process that is heard when the test says so."""
     heard = Notifications(None)
     process = FixtureProcess(script(text), _notifications=heard, stdout=subprocess.PIPE, **backend.options)
-    heard.of(process)
     return process, heard
 
 
@@ -214,7 +214,7 @@ def test_a_sender_that_is_gone_by_then_is_known_by_its_cgroup(backend: BackendUn
 
 def reaped_are_known() -> bool:
     """Whether this kernel tells the cgroup of a sender that was reaped (6.18 does)."""
-    receiver = allgone._linux.notify.NotifySocket()
+    receiver = NotifySocket()
     try:
         pid = os.fork()
         if pid == 0:
@@ -325,21 +325,22 @@ def test_reloading_lasts_until_it_is_ready_again(backend: BackendUnderTest, line
 
 
 @pytest.mark.parametrize("ready", [True, False])
-def test_its_last_words_are_heard(backend: BackendUnderTest, ready: bool) -> None:
+def test_its_last_words_are_heard(backend: BackendUnderTest, ready: bool, tmp_path: Path) -> None:
     """And it does not wait for a reader, whatever it is stopped for."""
     text = (
-        "def stop(*_):\n for i in range(50): tell('STOPPING=1\\nSTATUS=%d' % i)\n os._exit(0)\n"
+        "def stop(*_):\n for i in range(50): tell('STOPPING=1\\nSTATUS=%d' % i)\n open(sys.argv[1], 'w'); os._exit(0)\n"
         f"signal.signal(signal.SIGTERM, stop); tell('READY={ready:d}')" + SLEEPS_ON
     )
-    made = []
+    stopped = tmp_path / "stopped"
     try:
-        with fixture(backend, text, ready_timeout=PATIENCE if ready else 1) as process:
-            made.append(process)
+        with fixture(backend, text, stopped, ready_timeout=PATIENCE if ready else 2) as process:
+            pass
     except allgone.NotReady:
         assert not ready
     else:
         assert process.notified == allgone.Notified(ready=True, status="49", stopping=True)
         assert process.returncode == 0
+    assert stopped.exists()
 
 
 # The watchdog
@@ -420,6 +421,49 @@ def test_an_error_of_the_body_is_not_replaced(backend: BackendUnderTest) -> None
     text = "tell('READY=1')" + SLEEPS_ON
     with pytest.raises(ZeroDivisionError), fixture(backend, text, ready=allgone.notify(watchdog=0.1)) as process:
         assert process.wait(PATIENCE) / 0
+
+
+# When the machine refuses
+
+
+def test_without_a_socket_nothing_is_started(backend: BackendUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoAddress(socket.socket):
+        def bind(self, address: Any) -> None:
+            raise OSError("no address")
+
+    monkeypatch.setattr(NotifySocket.__init__, "__defaults__", (NoAddress,))
+    with (
+        pytest.raises(OSError, match="no address"),
+        allgone.process_fixture(["/nonexistent"], ready=allgone.notify(), **backend.options),
+    ):
+        pytest.fail("the body ran")
+
+
+def test_without_a_thread_everything_is_stopped(backend: BackendUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with (
+        pytest.raises(RuntimeError, match="can't start new thread"),
+        fixture(backend, "tell('READY=1')" + SLEEPS_ON),
+    ):
+        pytest.fail("the body ran")
+
+
+def test_a_fork_of_the_supervisor_leaves_the_socket_to_it(backend: BackendUnderTest, line: Path) -> None:
+    text = "signal.pthread_sigmask(0, [signal.SIGUSR1]); tell('READY=1'); signal.sigwait([signal.SIGUSR1])\n"
+    text += "tell('STATUS=still heard'); hand_over('BARRIER=1')" + SAYS_TO_LINE.format("'done'") + SLEEPS_ON
+    with fixture(backend, text, line) as process:
+        pid = os.fork()
+        if pid == 0:
+            process._notifications.before_stop()
+            process._notifications.close()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        process.send_signal(signal.SIGUSR1)
+        assert line.read_text() == "done"
+        assert process.notified.status == "still heard"
 
 
 # What others make of it

@@ -42,6 +42,8 @@ class FixtureProcess(Popen):
         if self._notifications is not None:
             options["env"] = self._notifications.environment(options.get("env"), self._netns)
         super()._spawn(argv, executable, options)
+        if self._notifications is not None:
+            self._notifications.of(self)
 
     @property
     def notified(self) -> Notified | None:
@@ -50,7 +52,7 @@ class FixtureProcess(Popen):
 
     def stop_meanwhile(self, carry_out: Callable[[Steps], None], policy: StopPolicy | None = None) -> Report:
         if self._notifications is not None:
-            self._notifications.stop_watching()
+            self._notifications.before_stop()
         return super().stop_meanwhile(carry_out, policy)
 
     def is_listening(self, wanted: Wanted) -> bool:
@@ -115,8 +117,6 @@ def process_fixture(
         process._output = sink
         sink.started()
         try:
-            if heard is not None:
-                heard.of(process)
             if probe is not None:
                 _wait_until_ready(process, probe, sink, timeout)
             sink.flow()
@@ -124,8 +124,6 @@ def process_fixture(
                 heard.flow()
             yield process
         except BaseException as error:
-            if heard is not None:
-                heard.flow()  # what tells that it is stopping does not wait for a reader
             reporting.stop_after(error, process.stop)
             raise
         else:

@@ -120,10 +120,13 @@ class Notifications:
     # In the background
 
     def flow(self) -> None:
-        """From now on hear in the background, and watch. Idempotent."""
-        if self._thread is None and self._process is not None:
-            self._thread = threading.Thread(target=self._run, name="allgone-notify", daemon=True)
-            self._thread.start()
+        """From now on hear in the background, and watch. Idempotent. Raises RuntimeError where threads can't be had."""
+        if self._process is None or self._thread is not None or self._over:
+            return
+        if self._owner == os.getpid():
+            thread = threading.Thread(target=self._run, name="allgone-notify", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for threads that act on them
@@ -170,9 +173,13 @@ class Notifications:
         name = self._process.name if self._process is not None else "?"
         logging.getLogger("allgone").log(level, f"%s, notify(): {message}", name, *words)
 
-    def stop_watching(self) -> None:
-        """It is being stopped, and may be silent from now on."""
+    def before_stop(self) -> None:
+        """It may be silent from now on, and what it tells while it stops does not wait for a reader."""
         self._is_watched = False
+        try:
+            self.flow()
+        except RuntimeError:
+            pass  # who tells more than the kernel keeps is killed when its time is up
 
     def close(self) -> None:
         """Idempotent."""
