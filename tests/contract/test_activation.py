@@ -37,13 +37,21 @@ os.closerange(3, 200)
 sys.path[:] = [*sys.argv[3].split(os.pathsep), *sys.path]
 import allgone
 made = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+allgone.run(["true"], backend=sys.argv[1])  # what is kept from the first start on is open by now
 if sys.argv[2] == "high":
-    made = [socket.socket(fileno=os.dup2(each.detach(), 90 + number)) for number, each in enumerate(made)]
+    assert sorted(each.fileno() for each in made) == [3, 4, 5]
+    made = [socket.socket(fileno=os.dup2(each.fileno(), 90 + number)) for number, each in enumerate(made)]
 ports = [each.getsockname()[1] for each in made]
 shown = allgone.check_output([sys.executable, "-S", "-c", sys.argv[4]], sockets=made[::-1], backend=sys.argv[1])
 sys.stdout.buffer.write(shown)
 assert shown.splitlines()[1].decode() == str(ports[::-1]), (ports, shown)
 assert [each.getsockname()[1] for each in made] == ports
+try:
+    allgone.run(["/nonexistent"], sockets=made, backend=sys.argv[1])
+except FileNotFoundError as e:
+    assert e.filename == "/nonexistent"
+else:
+    raise AssertionError("the launcher's report is lost")
 """
 SERVES = """
 import os, socket
