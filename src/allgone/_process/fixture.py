@@ -147,9 +147,8 @@ def _notifications(probe: readiness.Probe | None) -> Notifications | None:
 
 def _check_watchdog(process: FixtureProcess, output: Output) -> None:
     heard = process._notifications
-    if heard is not None and heard.silent_for is not None:
-        message = f"{process.args!r} was ended, for no WATCHDOG=1 came from it for {heard.silent_for:g} s"
-        raise WatchdogTimeout(message, output.tail())
+    if heard is not None and heard.expired:
+        raise WatchdogTimeout(f"{process.args!r} was ended by its watchdog: {heard.expired}", output.tail())
 
 
 def _checked_timeout(seconds: float) -> float:

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from allgone._linux.netns import NetworkNamespace
     from allgone._process.popen import Popen
 
-_AT_A_TIME = (
-    1024  # messages; the kernel keeps 512 at most where systemd runs, and who floods must not keep us from all else
-)
+# Messages: as many as the kernel keeps where systemd runs, twice; who floods must not keep us from all else.
+_AT_A_TIME = 1024
 _VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
@@ -40,9 +39,10 @@ class Notifications:
         self.notified = Notified()
         self.extended_until = -math.inf  # monotonic seconds, to which EXTEND_TIMEOUT_USEC moves the time-out
         self.ignored: list[int] = []  # the pids of strangers that sent something, the last few
-        self.silent_for: float | None = None  # seconds, if that was too long for the watchdog
+        self.expired = ""  # why the watchdog has ended it, if it has
         self.watchdog = watchdog
         self._silent_at = math.inf
+        self._asks_for_it = False
         self._kill_at = math.inf
         self._socket: NotifySocket | None = None
         self._process: Popen | None = None
@@ -115,7 +115,7 @@ class Notifications:
         if self.notified.stopping:
             self._silent_at = math.inf  # the time that a stop may take is another's to watch
         if said == "trigger":
-            self._silent_at = now
+            self._silent_at, self._asks_for_it = now, True
 
     # In the background
 
@@ -143,10 +143,11 @@ class Notifications:
         assert self._process is not None
         if now >= self._silent_at:
             self._silent_at = math.inf
-            if self._is_watched and self.silent_for is None and self._has_some():
-                self.silent_for = self.watchdog or 0.0
+            if self._is_watched and not self.expired and self._has_some():
+                silent = f"no WATCHDOG=1 came for {self.watchdog or 0:g} s"
+                self.expired = "it sent WATCHDOG=trigger" if self._asks_for_it else silent
                 self._kill_at = now + self._process._policy.timeout_stop
-                self._log("WATCHDOG=1 did not come for %s s: SIGABRT", self.silent_for, important=True)
+                self._log("%s: SIGABRT", self.expired, important=True)
                 self._signal(signal.SIGABRT)
         if now >= self._kill_at:
             self._kill_at = math.inf
