@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from allgone._core.genealogy import Exec as Exec
     from allgone._core.genealogy import Genealogy as Genealogy
     from allgone._core.genealogy import Life as Life
+    from allgone._core.notification import Notified as Notified
     from allgone._core.policy import StopPolicy as StopPolicy
     from allgone._core.report import Port as Port
     from allgone._core.report import Process as Process
@@ -64,10 +65,12 @@ if TYPE_CHECKING:
     from allgone.errors import StopTimeout as StopTimeout
     from allgone.errors import SystemdError as SystemdError
     from allgone.errors import Unsupported as Unsupported
+    from allgone.errors import WatchdogTimeout as WatchdogTimeout
     from allgone.errors import WrongProcess as WrongProcess
     from allgone.ready import http as http
     from allgone.ready import listening as listening
     from allgone.ready import log_line as log_line
+    from allgone.ready import notify as notify
     from allgone.ready import path_exists as path_exists
     from allgone.ready import tcp as tcp
 
@@ -77,6 +80,7 @@ _WHERE = {
     "allgone._backends.process_group": ("ProcessGroupBackend",),
     "allgone._core.containment": ("Backend", "Guarantees"),
     "allgone._core.genealogy": ("Exec", "Genealogy", "Life"),
+    "allgone._core.notification": ("Notified",),
     "allgone._core.policy": ("StopPolicy",),
     "allgone._core.report": ("Port", "Process", "Report", "Sample", "Sent"),
     "allgone._core.sockets": ("ListeningSocket",),
@@ -90,9 +94,9 @@ _WHERE = {
     "allgone.errors": (
         "AllgoneError", "BackendUnavailable", "EscapedProcessWarning", "ExitedBeforeReady", "FreezeTimeout",
         "GuardLostWarning", "NotReady", "PlacementFailed", "PortTaken", "Reason", "StopTimeout", "SystemdError",
-        "Unsupported", "WrongProcess",
+        "Unsupported", "WatchdogTimeout", "WrongProcess",
     ),
-    "allgone.ready": ("http", "listening", "log_line", "path_exists", "tcp"),
+    "allgone.ready": ("http", "listening", "log_line", "notify", "path_exists", "tcp"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 

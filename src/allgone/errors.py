@@ -89,6 +89,18 @@ class ExitedBeforeReady(AllgoneError, RuntimeError):
         return _with_tail(str(self.args[0]), self.tail)
 
 
+class WatchdogTimeout(AllgoneError, TimeoutError):
+    """No ``WATCHDOG=1`` came for as long as ``ready=notify(watchdog=…)`` allows. The process was ended by that, and
+    everything has been stopped; `tail` is the end of the output."""
+
+    def __init__(self, message: str, tail: str = "") -> None:
+        super().__init__(message, tail)
+        self.tail = tail
+
+    def __str__(self) -> str:
+        return _with_tail(str(self.args[0]), self.tail)
+
+
 class PortTaken(AllgoneError, OSError):
     """Somebody else listens where ``ready=listening(…)`` waits for the process to. Nothing was started, or all of it
     has been stopped. ``errno`` is EADDRINUSE.

@@ -24,6 +24,7 @@ class Probe(Protocol):
     """Asked again and again until it says yes."""
 
     reads_output: bool
+    is_told: bool  # an fd says when to ask again, so that there is no need to do so from time to time
 
     def __call__(self, process: Any, output: Output) -> bool: ...
 
@@ -90,6 +91,30 @@ def log_line(regex: str) -> Probe:
     return _LogLine(re.compile(regex))
 
 
+def notify(watchdog: float | None = None) -> Probe:
+    """Ready when the process, or what it started, sends ``READY=1`` to the socket that NOTIFY_SOCKET in its environment
+    names, as services of systemd's ``Type=notify`` do (sd_notify(3); as with ``NotifyAccess=all``, systemd.service(5)).
+
+    What else it tells is in the fixture's `notified`; ``EXTEND_TIMEOUT_USEC=`` extends ``ready_timeout=``.
+
+    watchdog
+        Seconds: once it is ready it must send ``WATCHDOG=1`` at least as often (WATCHDOG_USEC and WATCHDOG_PID tell it
+        so: sd_watchdog_enabled(3)). Else it is sent SIGABRT, after the policy's `timeout_stop` SIGKILL, and the block
+        ends with `WatchdogTimeout`. None: no watchdog.
+
+    >>> notify(watchdog=30)
+    notify(watchdog=30)
+
+    Raises ValueError and TypeError for a watchdog that is no number of seconds, 0.001 or more.
+    """
+    if watchdog is not None:
+        if not isinstance(watchdog, (int, float)) or isinstance(watchdog, bool):
+            raise TypeError(f"watchdog must be a number of seconds, not {watchdog!r}")
+        if not 0.001 <= watchdog < 1e9:
+            raise ValueError(f"watchdog must be 0.001 or more seconds, not {watchdog!r}")
+    return Notify(watchdog)
+
+
 def path_exists(path: str | os.PathLike[str]) -> Probe:
     """Ready when `path` exists: a unix socket, a pid file.
 
@@ -105,9 +130,14 @@ def _in_network_of(process: Any) -> AbstractContextManager[None]:
     return nullcontext() if netns is None else cast("AbstractContextManager[None]", netns.entered())
 
 
-class _Tcp:
-    reads_output = False
+class _Asked:
+    """What is asked from time to time."""
 
+    reads_output = False
+    is_told = False
+
+
+class _Tcp(_Asked):
     def __init__(self, port: int, host: str) -> None:
         self._address = (host, port)
 
@@ -121,9 +151,7 @@ class _Tcp:
         return f"tcp({self._address[1]}, {self._address[0]!r})"
 
 
-class _Http:
-    reads_output = False
-
+class _Http(_Asked):
     def __init__(self, url: str) -> None:
         self._url = url
 
@@ -149,19 +177,19 @@ class _Http:
         return f"http({self._url!r})"
 
 
-class Listening:
-    reads_output = False
-
+class Listening(_Asked):
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
 
     def before_start(self, keywords: Mapping[str, Any]) -> None:
         if keywords.get("network") is not None:
             return  # all its ports are free
-        from allgone._process import listening
+        from allgone._process import activation, listening
 
         stdin = keywords.get("stdin")
         passed = [*keywords.get("pass_fds", ()), *([stdin] if isinstance(stdin, int) and stdin >= 0 else [])]
+        if (sockets := activation.checked(keywords.get("sockets"))) is not None:
+            passed += sockets.fds
         listening.check_free(self._wanted, passed)
 
     def __call__(self, process: Any, output: Output) -> bool:
@@ -171,7 +199,7 @@ class Listening:
         return f"listening({str(self._wanted)!r})"
 
 
-class _LogLine:
+class _LogLine(_Asked):
     reads_output = True
 
     def __init__(self, regex: re.Pattern[str]) -> None:
@@ -195,9 +223,21 @@ class _LogLine:
         return f"log_line({self._regex.pattern!r})"
 
 
-class _PathExists:
+class Notify:
     reads_output = False
+    is_told = True
 
+    def __init__(self, watchdog: float | None) -> None:
+        self.watchdog = watchdog
+
+    def __call__(self, process: Any, output: Output) -> bool:
+        return bool(process.notified.ready)
+
+    def __repr__(self) -> str:
+        return "notify()" if self.watchdog is None else f"notify(watchdog={self.watchdog!r})"
+
+
+class _PathExists(_Asked):
     def __init__(self, path: str) -> None:
         self._path = path
 
@@ -208,9 +248,7 @@ class _PathExists:
         return f"path_exists({self._path!r})"
 
 
-class _Callable:
-    reads_output = False
-
+class _Callable(_Asked):
     def __init__(self, function: Any) -> None:
         import inspect
 
@@ -235,7 +273,7 @@ def probe(ready: object) -> Probe | None:
     """The probe for one start of a fixture, by its ``ready=``. Raises TypeError for what can't be called."""
     if isinstance(ready, _LogLine):
         return ready.from_the_first_line()  # the same one may be given to many fixtures
-    if ready is None or isinstance(ready, (_Tcp, _Http, Listening, _PathExists)):
+    if ready is None or isinstance(ready, (_Tcp, _Http, Listening, Notify, _PathExists)):
         return ready
     if not callable(ready):
         raise TypeError(f"ready must be a probe or a callable, not {type(ready).__name__}")

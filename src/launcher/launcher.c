@@ -1,6 +1,6 @@
 /* allgone-launch: what the child is while it enters its containment, before it becomes the user's command.
  *
- *   allgone-launch STATUS CGROUP WAIT SELF TAG EXECUTABLE [ARGV...]
+ *   allgone-launch STATUS CGROUP WAIT SELF TAG SOCKETS EXECUTABLE [ARGV...]
  *
  *   STATUS      fd to report on: struct { int32_t stage, value; }, value being an errno or, for STAGE_BORN, a pid.
  *               It is closed by a successful exec, so end-of-file without an errno means success. "-": report
@@ -16,6 +16,9 @@
  *   SELF        fd that this program was executed from (/proc/self/fd/N), to be closed, or "-".
  *   TAG         SOFT:HARD, the value for RLIMIT_LOCKS, or "-". The kernel has not enforced this limit since 2.4.25
  *               (getrlimit(2)); children inherit it whatever they call, which makes it a mark of descent.
+ *   SOCKETS     "=" and fds, each followed by a comma, for the command to have as 3, 4, ... (sd_listen_fds(3)); none of
+ *               them is that low now. LISTEN_PID and WATCHDOG_PID in the environment, if they are there, have a value
+ *               of ten zeros, which the command's own pid is written over. "-": neither.
  *   EXECUTABLE  a path, or a name to look up in PATH of the environment given, as execvp(3) and subprocess do.
  *
  * Freestanding: no libc, nothing to initialise, about a tenth of a millisecond from exec to exec.
@@ -25,18 +28,24 @@
 static ulong length(const char *s) { ulong n = 0; while (s[n]) n++; return n; }
 static void say(const char *s) { sys3(NR_write, 2, (long)s, (long)length(s)); }
 
+/* The digits of `value`, which end with `buffer`. */
+static char *digits_of(int value, char buffer[12]) {
+	char *first = buffer + 11;
+	*first = 0;
+	for (; value; value /= 10) *--first = (char)('0' + value % 10);
+	return first;
+}
+
 /* Report to the fd `status`, or on stderr where that is -1. */
 static void fail(int status, int stage, int error, const char *what) {
 	static const char *const doing[] = {"bad arguments", "cannot tag", "cannot enter the cgroup", "supervisor is gone",
-	                                    "cannot execute", "", "cannot seal in"};
+	                                    "cannot execute", "", "cannot seal in", "cannot hand over the sockets"};
 	if (status >= 0) {
 		report(status, stage, error);
 		leave(125);
 	}
-	char digits[12], *first = digits + 11;
-	*first = 0;
-	for (int rest = error; rest; rest /= 10) *--first = (char)('0' + rest % 10);
-	say("allgone-launch: "), say(doing[stage]), say(": "), say(what), say(": errno "), say(first), say("\n");
+	char digits[12];
+	say("allgone-launch: "), say(doing[stage]), say(": "), say(what), say(": errno "), say(digits_of(error, digits)), say("\n");
 	leave(stage != STAGE_EXEC ? 125 : error == E_NOENT ? 127 : 126);
 }
 
@@ -55,6 +64,45 @@ static int descriptor(int status, const char *arg, const char **rest) {
 	long r = sys3(NR_fcntl, fd, F_SETFD_, FD_CLOEXEC_);
 	if (r < 0) fail(status, STAGE_USAGE, (int)-r, arg);
 	return fd;
+}
+
+/* `fd`, or a copy behind the numbers that the sockets will have. */
+static int out_of_the_way(int status, int fd, int behind) {
+	if (fd < 0 || fd >= behind) return fd;
+	long r = sys3(NR_fcntl, fd, F_DUPFD_CLOEXEC_, behind);
+	if (r < 0) fail(status, STAGE_SOCKETS, (int)-r, "no fd for the launcher");
+	return (int)r;
+}
+
+/* The first number behind those of the sockets; 0 where there are none. */
+static int behind(const char *sockets) {
+	int last = 2;
+	for (; *sockets; sockets++) last += *sockets == ',';
+	return last == 2 ? 0 : last + 1;
+}
+
+/* What follows `name` in the variable; 0 if it is another one. */
+static char *value_of(char *variable, const char *name) {
+	while (*name) if (*variable++ != *name++) return 0;
+	return variable;
+}
+
+static void hand_over(int status, const char *sockets, char **envp) {
+	if (sockets[0] != '=') return;
+	const char *text = sockets + 1;
+	for (int to = 3; *text; to++) {
+		int from = (int)number_of(status, &text, ',', sockets);
+		long r = sys3(NR_fcntl, from, F_SETFD_, FD_CLOEXEC_);
+		if (r >= 0) r = sys3(NR_dup3, from, to, 0);
+		if (r < 0) fail(status, STAGE_SOCKETS, (int)-r, sockets);
+	}
+	char buffer[12];
+	const char *pid = digits_of((int)sys3(NR_getpid, 0, 0, 0), buffer);
+	for (; *envp; envp++) {
+		char *value = value_of(*envp, "LISTEN_PID=");
+		if (!value) value = value_of(*envp, "WATCHDOG_PID=");
+		if (value) for (ulong i = 0; value[i]; i++) if (!(value[i] = pid[i])) break;
+	}
 }
 
 static void tag(int status, const char *arg) {
@@ -97,8 +145,8 @@ static void wait_for_go(int status, int fd) {
 
 static const char *search_path(char **envp) {
 	for (; *envp; envp++) {
-		const char *e = *envp;
-		if (e[0] == 'P' && e[1] == 'A' && e[2] == 'T' && e[3] == 'H' && e[4] == '=') return e + 5;
+		const char *path = value_of(*envp, "PATH=");
+		if (path) return path;
 	}
 	return "/bin:/usr/bin"; /* os.defpath */
 }
@@ -126,7 +174,8 @@ static int execute(const char *name, char **argv, char **envp) {
 }
 
 __attribute__((noinline, noreturn)) static void become(int status, char **argv, char **envp) {
-	fail(status, STAGE_EXEC, execute(argv[6], argv + 7, envp), argv[6]);
+	hand_over(status, argv[6], envp);
+	fail(status, STAGE_EXEC, execute(argv[7], argv + 8, envp), argv[7]);
 	__builtin_unreachable();
 }
 
@@ -161,12 +210,16 @@ static void be_born_in(int status, int cgroup, char **argv, char **envp) {
 __attribute__((used, noreturn)) void program(long *stack) {
 	long argc = stack[0];
 	char **argv = (char **)(stack + 1), **envp = argv + argc + 1;
-	if (argc < 7) fail(-1, STAGE_USAGE, E_INVAL, "STATUS CGROUP WAIT SELF TAG EXECUTABLE [ARGV...]");
+	if (argc < 8) fail(-1, STAGE_USAGE, E_INVAL, "STATUS CGROUP WAIT SELF TAG SOCKETS EXECUTABLE [ARGV...]");
 	int born = argv[2][0] == '+', sealed = argv[2][0] == '@';
 	const char *point = 0;
 	int status = descriptor(-1, argv[1], 0), cgroup = descriptor(status, argv[2] + (born | sealed), sealed ? &point : 0);
 	int wait = descriptor(status, argv[3], 0);
 	descriptor(status, argv[4], 0);
+	int free = behind(argv[6]);
+	status = out_of_the_way(status, status, free);
+	cgroup = out_of_the_way(status, cgroup, free);
+	wait = out_of_the_way(status, wait, free);
 	tag(status, argv[5]);
 	if (born) be_born_in(status, cgroup, argv, envp);
 	else if (cgroup >= 0) enter(status, cgroup, argv[2]);

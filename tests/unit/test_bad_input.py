@@ -56,6 +56,8 @@ def _nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"args": ["true"], "name": 7}, TypeError, "name must be a str"),
         ({"args": ["true"], "guard": "no"}, TypeError, "guard must be True or False"),
         ({"args": ["true"], "guard": False, "backend": allgone.ProcessGroupBackend()}, ValueError, "to be made with"),
+        ({"args": ["true"], "sockets": 3}, TypeError, "sockets must be a list of sockets"),
+        ({"args": ["true"], "sockets": [3]}, TypeError, "3 is not a socket"),
         ({"args": ["true"], "network": "host"}, ValueError, "network must be one of private, veth, or None"),
         ({"args": ["true"], "network": True}, ValueError, "network must be one of"),
         ({"args": ["true"], "nonsense": 1}, TypeError, "nonsense"),

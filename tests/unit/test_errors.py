@@ -20,6 +20,7 @@ EXAMPLES = [
     (errors.PlacementFailed(errno.EACCES, "Permission denied", "/sys/fs/cgroup/x", "do y"), OSError),
     (errors.PortTaken("tcp 0.0.0.0:80", (Process(7, "x"),), "containment 1-x", "by x (pid 7)"), OSError),
     (errors.NotReady("not ready in 3 s", "last\nlines"), TimeoutError),
+    (errors.WatchdogTimeout("no WATCHDOG=1 for 3 s", "last\nlines"), TimeoutError),
     (errors.ExitedBeforeReady("it ended", 3, "last\nlines"), RuntimeError),
     (errors.SystemdError("no such unit", "org.freedesktop.systemd1.NoSuchUnit"), RuntimeError),
     (errors.FreezeTimeout("x was not frozen within 10 s"), TimeoutError),

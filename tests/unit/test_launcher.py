@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ from support.launchers import Launcher
 
 from allgone._linux import fds
 from allgone._linux import launcher as launcher_module
-from allgone._linux.launcher import ENTER, EXEC, TAG, USAGE, WAIT, Failure
+from allgone._linux.launcher import ENTER, EXEC, SOCKETS, TAG, USAGE, WAIT, Failure
 from allgone._linux.processes import RLIMIT_LOCKS
 
 SHOW_SIGNALS = ["grep", "-E", "Sig(Blk|Ign|Cgt)", "/proc/self/status"]
@@ -147,6 +148,41 @@ def test_fds_that_the_user_passes_do_reach_it(launcher: Launcher) -> None:
         os.close(writer)
 
 
+def test_sockets_become_fds_3_and_4_and_the_pid_is_told(launcher: Launcher) -> None:
+    """Its own fds, which may have these numbers, are out of the way."""
+    show = ["sh", "-c", 'readlink /proc/self/fd/3 /proc/self/fd/4; [ "$LISTEN_PID" = $$ ] && [ "$WATCHDOG_PID" = $$ ]']
+    environment = {**os.environ, "LISTEN_PID": launcher_module.OWN_PID, "WATCHDOG_PID": launcher_module.OWN_PID}
+    with socket.socket() as one, socket.socket() as two:
+        copies = [fds.copy(each.fileno(), 5) for each in (one, two)]
+        try:
+            names = "".join(f"socket:[{os.fstat(fd).st_ino}]\n" for fd in copies)
+            done = launcher.run(show, options={"sockets": copies}, env=environment)
+        finally:
+            for fd in copies:
+                os.close(fd)
+    assert (done.failure, done.output.decode(), done.returncode) == (None, names, 0)
+
+
+def test_without_sockets_the_environment_stays_as_it_is(launcher: Launcher) -> None:
+    show = ["sh", "-c", "echo $LISTEN_PID"]
+    assert launched(launcher, show, env={**os.environ, "LISTEN_PID": "0000000000"}) == b"0000000000\n"
+
+
+@pytest.mark.parametrize("word", ["=x,", "=3", "=,", "=999999,"])
+def test_bad_sockets_are_reported(launcher: Launcher, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    in_front = Launcher.in_front
+
+    def with_bad_sockets(self: Launcher, before: Any) -> Any:
+        made = in_front(self, before)
+        return type(made)(made.executable, (*made.argv[:-1], word), made.pass_fds)
+
+    monkeypatch.setattr(Launcher, "in_front", with_bad_sockets)
+    done = launcher.run(["echo", "ran"])
+    assert done.failure is not None
+    assert done.failure.stage in (USAGE, SOCKETS)
+    assert done.output == b""
+
+
 def test_the_working_directory_and_umask_arrive(launcher: Launcher, tmp_path: Path) -> None:
     show = ["sh", "-c", "pwd -P; umask"]
     assert launched(launcher, show, cwd=tmp_path, umask=0o027) == f"{tmp_path}\n0027\n".encode()
@@ -198,7 +234,7 @@ def test_a_bad_fd_argument_is_reported(launcher: Launcher, monkeypatch: pytest.M
     def with_bad_fd(self: Launcher, before: Any) -> Any:
         made = in_front(self, before)
         argv = list(made.argv)
-        argv[-3] = word  # WAIT, of STATUS PROCS WAIT SELF TAG
+        argv[-4] = word  # WAIT, of STATUS PROCS WAIT SELF TAG SOCKETS
         return type(made)(made.executable, tuple(argv), made.pass_fds)
 
     monkeypatch.setattr(Launcher, "in_front", with_bad_fd)

@@ -68,6 +68,7 @@ class CgroupContainment:
         restore_signals: bool = True,
         other_user: bool = False,
         same_process: bool = False,
+        sockets: Sequence[int] | None = None,
     ) -> Iterator[Command]:
         in_place = other_user or same_process or status is None or self._seal is not None
         placed = self._moved_in(same_process) if self.home.admits() else self._entering(in_place)
@@ -79,6 +80,7 @@ class CgroupContainment:
                 cgroup=how.get("cgroup"),
                 seal=self._seal,
                 wait=how.get("wait"),
+                sockets=sockets,
                 restore_signals=restore_signals,
                 other_user=other_user,
             ) as before,
@@ -169,6 +171,9 @@ class CgroupContainment:
 
     def members(self) -> frozenset[int]:
         return frozenset() if self.gone else frozenset(cgroupfs.all_procs(self._folder))
+
+    def holds(self, pid: int) -> bool:
+        return not self.gone and cgroupfs.contains(self._folder, pid, self._mount)
 
     def cgroup_ids(self) -> frozenset[int]:
         return frozenset() if self.gone else frozenset(cgroupfs.ids(self._folder))

@@ -89,9 +89,14 @@ class ProcessGroupContainment:
         restore_signals: bool = True,
         other_user: bool = False,
         same_process: bool = False,
+        sockets: Sequence[int] | None = None,
     ) -> Iterator[Command]:
         with launcher.prefix(
-            status=status, tag=self._tag, restore_signals=restore_signals, other_user=other_user
+            status=status,
+            tag=self._tag,
+            sockets=sockets,
+            restore_signals=restore_signals,
+            other_user=other_user,
         ) as before:
             yield Command(
                 argv=launcher.with_command(before, executable, argv),
@@ -146,6 +151,9 @@ class ProcessGroupContainment:
     def _is_tagged(self, pid: int) -> bool:
         found = processes.limits(pid)
         return found is not None and self._tag.marks(found)
+
+    def holds(self, pid: int) -> bool:
+        return self._is_member(pid) or self._is_tagged(pid) or any(inner.holds(pid) for inner in self._inner)
 
     def cgroup_ids(self) -> frozenset[int]:
         return frozenset()

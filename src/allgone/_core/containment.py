@@ -83,12 +83,13 @@ class Containment(Protocol):
         restore_signals: bool = True,
         other_user: bool = False,
         same_process: bool = False,
+        sockets: Sequence[int] | None = None,
     ) -> AbstractContextManager[Command]:
         """The command with the launcher in front. Spawn it inside the ``with`` block, and there call `born()`.
 
         `status` is the fd that the launcher reports a failure on; `other_user`: the child will have changed its user
         by then; `same_process`: the process spawned is to become the command itself, as it always does without a
-        `status`.
+        `status`; `sockets`: fds that the command is to have as 3, 4, … (`launcher.prefix`).
         """
         ...
 
@@ -113,6 +114,10 @@ class Containment(Protocol):
 
     def members(self) -> frozenset[int]:
         """Pids of the live members, those of nested containments and cgroups included."""
+        ...
+
+    def holds(self, pid: int) -> bool:
+        """Whether the process, which may be a zombie, is in here; or, of a process group, has left it."""
         ...
 
     def cgroup_ids(self) -> frozenset[int]:

@@ -16,6 +16,11 @@ def above_stdio(fd: int) -> int:
         os.close(fd)
 
 
+def copy(fd: int, lowest: int) -> int:
+    """A close-on-exec copy, its number `lowest` or above."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
 def pipe() -> tuple[int, int]:
     """A close-on-exec pipe above the standard fds: (read end, write end)."""
     reader, writer = os.pipe()

@@ -1,7 +1,7 @@
 """The launcher where there is no compiled one: the same arguments and reports as src/launcher/launcher.c.
 
-Run as ``python -I -S -c <this file> IGNORED STATUS CGROUP WAIT SELF TAG EXECUTABLE [ARGV...]``; IGNORED lists the
-signals to leave ignored, for Python ignores SIGPIPE and SIGXFSZ when it starts. Not a shell script, because a POSIX
+Run as ``python -I -S -c <this file> IGNORED STATUS CGROUP WAIT SELF TAG SOCKETS EXECUTABLE [ARGV...]``; IGNORED lists
+the signals to leave ignored, for Python ignores SIGPIPE and SIGXFSZ when it starts. Not a shell script, because a POSIX
 shell can't do it: dash takes no fd above 9, none can mark one close-on-exec, report an errno, set argv[0], or
 pass on an environment untouched (tests/unit/test_why_not_sh.py shows each).
 """
@@ -17,10 +17,10 @@ except ImportError:
     import signal
 
 BEFORE = 6  # python, -I, -S, -c, this text, IGNORED
-USAGE, TAG, ENTER, WAIT, EXEC, BORN, SEAL = range(7)
+USAGE, TAG, ENTER, WAIT, EXEC, BORN, SEAL, SOCKETS = range(8)
 DOING = (
     "bad arguments", "cannot tag", "cannot enter the cgroup", "supervisor is gone", "cannot execute", "",
-    "cannot seal in",
+    "cannot seal in", "cannot hand over the sockets",
 )  # fmt: skip
 EINVAL, EPIPE = 22, 32
 
@@ -31,7 +31,7 @@ def raw(path):
 
 
 def launch():
-    status, stage, what = None, USAGE, b"STATUS CGROUP WAIT SELF TAG EXECUTABLE [ARGV...]"
+    status, stage, what = None, USAGE, b"STATUS CGROUP WAIT SELF TAG SOCKETS EXECUTABLE [ARGV...]"
     try:
         # From the kernel, not sys.argv and os.environ: those went through a locale.
         words, environment = raw("/proc/self/cmdline"), raw("/proc/self/environ")
@@ -42,8 +42,16 @@ def launch():
             if fds[-1] is not None:
                 os.set_inheritable(fds[-1], False)
             status = fds[0]
-        _, cgroup, wait, _ = fds
-        what, name, argv = words[BEFORE + 4], words[BEFORE + 5], words[BEFORE + 6 :]
+        what, sockets, name, argv = *words[BEFORE + 4 : BEFORE + 7], words[BEFORE + 7 :]
+        *handed, nothing = sockets[1:].split(b",")
+        if nothing:
+            raise ValueError
+        handed = [int(fd) for fd in handed]
+        stage = SOCKETS
+        if handed:
+            fds = [out_of_the_way(fd, 3 + len(handed)) for fd in fds]
+        status, cgroup, wait, _ = fds
+        stage = USAGE
         tag = None if what == b"-" else tuple(map(int, what.split(b":")))
         stage = TAG
         if tag is not None:
@@ -62,6 +70,9 @@ def launch():
         if words[BEFORE + 1].startswith(b"@"):
             stage, what = SEAL, words[BEFORE + 1].partition(b":")[2]
             seal(what)
+        if sockets.startswith(b"="):
+            stage, what = SOCKETS, sockets
+            environment = hand_over(handed, environment)
         stage, what = EXEC, name
         for signum in (signal.SIGPIPE, signal.SIGXFSZ):
             if str(int(signum)).encode() not in ignored:
@@ -71,6 +82,21 @@ def launch():
         fail(status, stage, e.errno, what)
     except (ValueError, IndexError):
         fail(status, stage, EINVAL, what)
+
+
+def out_of_the_way(fd, behind):
+    import fcntl
+
+    return fd if fd is None or fd >= behind else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, behind)
+
+
+def hand_over(sockets, environment):
+    for to, fd in enumerate(sockets, 3):
+        os.set_inheritable(fd, False)
+        os.dup2(fd, to)
+    own = b"%d" % os.getpid()
+    numbered = (b"LISTEN_PID", b"WATCHDOG_PID")
+    return [name + b"=" + own if (name := each.partition(b"=")[0]) in numbered else each for each in environment]
 
 
 def seal(point):

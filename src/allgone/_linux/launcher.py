@@ -18,7 +18,8 @@ from allgone._linux.fds import above_stdio
 COMPILED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "allgone-launch")
 _COMMON_PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
 _REPORT = struct.Struct("=ii")  # stage, errno or pid: launcher.c, report()
-USAGE, TAG, ENTER, WAIT, EXEC, BORN, SEAL = range(7)
+USAGE, TAG, ENTER, WAIT, EXEC, BORN, SEAL, SOCKETS = range(8)
+OWN_PID = "0" * 10  # the value of LISTEN_PID and WATCHDOG_PID that the launcher writes its pid over
 
 
 class Failure(NamedTuple):
@@ -91,6 +92,7 @@ def prefix(
     seal: str | None = None,
     wait: int | None = None,
     tag: tuple[int, int] | None = None,
+    sockets: Sequence[int] | None = None,
     restore_signals: bool = True,
     other_user: bool = False,
 ) -> Iterator[Prefix]:
@@ -98,6 +100,8 @@ def prefix(
 
     `procs` is a cgroup.procs file to enter, `cgroup` a cgroup directory to be born in (the pid may change by that).
     `seal`: where cgroup2 is mounted, for it to see nothing but the cgroup entered there.
+    `sockets` are fds for the command to have as 3, 4, …, all of them above those; unless it is None, the launcher sets
+    those of LISTEN_PID and WATCHDOG_PID that are in the environment as `OWN_PID`.
     `other_user`: it will be executed by another user, who perhaps can't reach it by its path.
     """
     own = None
@@ -111,7 +115,8 @@ def prefix(
         elif seal is not None:
             words[1] = f"@{procs}:{seal}"
         words.append("-" if tag is None else f"{tag[0]}:{tag[1]}")
-        inherited = tuple(fd for fd in fds if fd is not None)
+        words.append("-" if sockets is None else "=" + "".join(f"{fd}," for fd in sockets))
+        inherited = (*(fd for fd in fds if fd is not None), *(sockets or ()))
         if kind() == "compiled":
             path = COMPILED if own is None else f"/proc/self/fd/{own}"
             yield Prefix(path, ("allgone-launch", *words), inherited)

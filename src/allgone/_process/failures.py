@@ -21,6 +21,8 @@ def of_launch(failed: launcher.Failure, executable: Any, where: str) -> OSError:
         return OSError(failed.error, message, executable)
     if failed.stage == launcher.SEAL:
         return PlacementFailed(failed.error, f"the command can't be sealed in: {message}", where)
+    if failed.stage == launcher.SOCKETS:
+        return OSError(failed.error, f"the sockets can't be handed over: {message}")
     return PlacementFailed(failed.error, message, where, cgroup_base.placement_remedy(failed.error))
 
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from allgone import ready as readiness
-from allgone._process import reporting
+from allgone._core.notification import in_words
+from allgone._core.stop import Steps, Wait
+from allgone._process import driver, reporting
 from allgone._process.output import MemoryOutput, Output, capture, opened
 from allgone._process.popen import Popen
-from allgone.errors import ExitedBeforeReady, NotReady, PortTaken
+from allgone.errors import ExitedBeforeReady, NotReady, PortTaken, WatchdogTimeout
 
 # Between two looks of a probe that has no event: quick at first, for most servers take a few milliseconds.
 _FIRST_LOOK, _SLOWEST_LOOK = 0.001, 0.05
 
 if TYPE_CHECKING:
+    from allgone._core.notification import Notified
+    from allgone._core.policy import StopPolicy
+    from allgone._core.report import Report
     from allgone._core.sockets import Wanted
+    from allgone._process.notify import Notifications
 
 
 class FixtureProcess(Popen):
@@ -28,12 +33,34 @@ class FixtureProcess(Popen):
 
     _output: Output = Output()
 
+    def __init__(self, args: Any, *, _notifications: Notifications | None = None, **keywords: Any) -> None:
+        self._notifications = _notifications
+        self._wants_own_pid = _notifications is not None and _notifications.watchdog is not None
+        super().__init__(args, **keywords)
+
+    def _spawn(self, argv: Sequence[object], executable: object, options: dict[str, Any]) -> None:
+        if self._notifications is not None:
+            options["env"] = self._notifications.environment(options.get("env"), self._netns)
+        super()._spawn(argv, executable, options)
+        if self._notifications is not None:
+            self._notifications.of(self)
+
+    @property
+    def notified(self) -> Notified | None:
+        """What it has told by sd_notify(3) until now; None without ``ready=notify()``."""
+        return None if self._notifications is None else self._notifications.notified
+
+    def stop_meanwhile(self, carry_out: Callable[[Steps], None], policy: StopPolicy | None = None) -> Report:
+        if self._notifications is not None:
+            self._notifications.before_stop()
+        return super().stop_meanwhile(carry_out, policy)
+
     def is_listening(self, wanted: Wanted) -> bool:
         """Whether one of its own processes is. Raises `PortTaken` if somebody else's is instead."""
         from allgone._process import listening
 
         self._ports_matter = True
-        looked = listening.look(self._containment, wanted)
+        looked = listening.look(self._containment, wanted, () if self._sockets is None else self._sockets.inodes)
         if not looked.ours:
             listening.refuse(looked.others, self.members() | self.escapees())
         return bool(looked.ours)
@@ -55,8 +82,8 @@ def process_fixture(
     """Start a process, wait until it is ready, and stop it with all that it started when the block is left.
 
     ready
-        `listening(port)`, `tcp(port)`, `http(url)`, `log_line(regex)`, `path_exists(path)`, or any callable (see
-        `allgone.ready`).
+        `listening(port)`, `tcp(port)`, `http(url)`, `log_line(regex)`, `notify()`, `path_exists(path)`, or any callable
+        (see `allgone.ready`).
     ready_timeout
         Seconds after which `NotReady` is raised, everything stopped.
     output
@@ -71,13 +98,14 @@ def process_fixture(
     >>> proc.returncode
     -15
 
-    Raises `NotReady`, `ExitedBeforeReady` (both with the end of the output), `PortTaken`, `StopTimeout`, and what
-    `Popen` raises.
+    Raises `NotReady`, `ExitedBeforeReady` (both with the end of the output), `PortTaken`, `WatchdogTimeout`,
+    `StopTimeout`, and what `Popen` raises.
     """
     probe = readiness.probe(ready)
     timeout = _checked_timeout(ready_timeout)
     if taken := {"stdout", "stderr"} & keywords.keys():
         raise TypeError(f"{taken.pop()}= is what output= sets")
+    heard = _notifications(probe)
     sink = opened(output, wanted=probe is not None and probe.reads_output)
     try:
         if isinstance(probe, readiness.Listening):
@@ -85,23 +113,42 @@ def process_fixture(
         if probe is not None and probe.reads_output and not sink.readable:
             raise ValueError(f"{probe} reads the output, which output={output!r} does not keep")
         keywords.setdefault("stdin", subprocess.DEVNULL)
-        process = FixtureProcess(args, **keywords, **sink.for_popen())
+        process = FixtureProcess(args, _notifications=heard, **keywords, **sink.for_popen())
         process._output = sink
         sink.started()
         try:
             if probe is not None:
                 _wait_until_ready(process, probe, sink, timeout)
             sink.flow()
+            if heard is not None:
+                heard.flow()
             yield process
         except BaseException as error:
             reporting.stop_after(error, process.stop)
             raise
         else:
             process.stop()
+            _check_watchdog(process, sink)
         finally:
             process.close_streams()
     finally:
+        if heard is not None:
+            heard.close()
         sink.close()
+
+
+def _notifications(probe: readiness.Probe | None) -> Notifications | None:
+    if not isinstance(probe, readiness.Notify):
+        return None
+    from allgone._process.notify import Notifications
+
+    return Notifications(probe.watchdog)
+
+
+def _check_watchdog(process: FixtureProcess, output: Output) -> None:
+    heard = process._notifications
+    if heard is not None and heard.expired:
+        raise WatchdogTimeout(f"{process.args!r} was ended by its watchdog: {heard.expired}", output.tail())
 
 
 def _checked_timeout(seconds: float) -> float:
@@ -118,6 +165,9 @@ def _wait_until_ready(process: FixtureProcess, probe: readiness.Probe, output: O
     while True:
         ended = process.poll() is not None and not _lives_on(process)
         output.pump()
+        if process._notifications is not None:
+            process._notifications.hear()
+            deadline = max(deadline, process._notifications.extended_until)
         try:
             if probe(process, output):
                 return
@@ -128,15 +178,16 @@ def _wait_until_ready(process: FixtureProcess, probe: readiness.Probe, output: O
             said = e
         if ended:
             raise ExitedBeforeReady(
-                f"{process.args!r} ended with return code {process.returncode} before {probe} was true",
+                f"{process.args!r} ended with return code {process.returncode} before {probe} was true{_told(process)}",
                 process.returncode,
                 output.tail(),
             )
         left = deadline - time.monotonic()
         if left <= 0:
-            last = f" (last: {said})" if said is not None else ""
+            last = f" (last: {said})" if said is not None else _told(process)
             raise NotReady(f"{process.args!r}: {probe} was not true within {timeout:g} s{last}", output.tail())
-        _wait_for_news(process, output, min(pause, left))
+        is_told = probe.is_told and process.returncode is None  # nothing tells of the end of a daemon
+        _wait_for_news(process, output, left if is_told else min(pause, left))
         pause = min(pause * 1.5, _SLOWEST_LOOK)
 
 
@@ -146,7 +197,17 @@ def _lives_on(process: FixtureProcess) -> bool:
 
 
 def _wait_for_news(process: FixtureProcess, output: Output, pause: float) -> None:
-    poller = select.poll()
-    for fd in (*process.end_fds(), *output.wait_fds()):
-        poller.register(fd, select.POLLIN)
-    poller.poll(max(1.0, pause * 1000))
+    told = () if process._notifications is None else process._notifications.wait_fds()
+    driver.wait_for(Wait((*process.end_fds(), *output.wait_fds(), *told), time.monotonic() + pause))
+
+
+def _told(process: FixtureProcess) -> str:
+    """For an error: what it has told of itself, and who told something that did not count."""
+    heard = process._notifications
+    if heard is None:
+        return ""
+    ignored = ", ".join(str(pid) if pid else "another pid namespace" for pid in dict.fromkeys(heard.ignored))
+    said = [words] if (words := in_words(heard.notified)) else []
+    if ignored:
+        said.append(f"ignored, for it is not known to be of it: what came from process {ignored}")
+    return f" ({'; '.join(said)})" if said else ""

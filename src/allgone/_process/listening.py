@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
@@ -57,11 +57,12 @@ class Look(NamedTuple):
     others: list[Found]
 
 
-def look(containment: Containment, wanted: Wanted) -> Look:
+def look(containment: Containment, wanted: Wanted, handed: Collection[int] = ()) -> Look:
     """Find what is wanted in every network namespace that members live in.
 
     A socket is the containment's if it was made in one of its cgroups, or if one of its processes holds it; for
-    process groups those that left by setsid() count as well. Raises OSError where the kernel does not say.
+    process groups those that left by setsid() count as well. `handed` are inodes of sockets of our own network that it
+    was given, perhaps to live in another one. Raises OSError where the kernel does not say.
     """
     pids = containment.members() | containment.escapees()
     cgroups = containment.cgroup_ids()
@@ -69,6 +70,9 @@ def look(containment: Containment, wanted: Wanted) -> Look:
     for namespace in sockets.namespaces(pids):
         with namespace:
             _look_in(namespace, wanted, cgroups, looked)
+    if handed and not looked.ours:
+        held = sockets.inodes(sorted(pids))[0] & set(handed)
+        looked.ours.extend(sockets.own_namespace().listening(wanted, only=held))
     return looked
 
 

@@ -19,12 +19,12 @@ from allgone._backends.choose import BackendName
 from allgone._core.command import Command
 from allgone._core.containment import Backend, Containment, Guarantees
 from allgone._core.genealogy import Genealogy
-from allgone._core.policy import DEFAULT, StopPolicy
+from allgone._core.policy import DEFAULT, StopPolicy, policy_or
 from allgone._core.report import Report
 from allgone._core.stop import Steps, Wait
 from allgone._linux import fds, launcher
 from allgone._linux.pidfd import Child
-from allgone._process import driver, failures, reporting, sampling, tracing
+from allgone._process import activation, driver, failures, reporting, sampling, tracing
 from allgone._process.communicate import Exchange
 from allgone._process.freezing import Freezable
 from allgone._process.inside import Inside
@@ -34,6 +34,7 @@ from allgone._process.spawn_arguments import (
     check_process_group,
     check_seal,
     entered_first,
+    how,
     named,
     passed,
     scope_of,
@@ -72,6 +73,9 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
         With cgroup, where systemd runs: a scope of its own with this name (``"job.scope"``; made up where only others
         are given), in this slice, with these properties (systemd.scope(5), ``{"MemoryMax": "1G"}``).
 
+    sockets
+        A list of sockets that the command gets as fd 3, 4, … (socket activation: sd_listen_fds(3)), or a dict of names
+        and sockets. They stay the caller's to close.
     network
         A network namespace of its own (`netns`): ``"private"``, with loopback only, or ``"veth"``, in addition with an
         IPv4 address that this process reaches. `connect()` connects to what listens in it.
@@ -92,6 +96,7 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
 
     _traced: tracing.Traced | None = None
     _sampler: sampling.Sampler | None = None
+    _wants_own_pid = False  # whether the launcher is to set WATCHDOG_PID
     _was_born = False  # whether the launcher has not become the leader, but had it born
 
     def __init__(
@@ -111,13 +116,15 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
         slice: str | None = None,
         description: str | None = None,
         properties: Mapping[str, object] | None = None,
+        sockets: activation.Given = None,
         network: Network | None = None,
         _within: Containment | None = None,
         **keywords: Any,
     ) -> None:
         options = named(positional, keywords)
         argv, executable = argv_of(args, shell=options.pop("shell", False), executable=options.pop("executable", None))
-        self._policy = _checked_policy(policy) or DEFAULT
+        self._policy = policy_or(policy, DEFAULT)
+        self._sockets = activation.checked(sockets, options.get("pass_fds", ()))
         check_network(network)
         self._child: Child | None = None
         self._sent: set[int] = set()  # signals: the leader's end by one of these was our doing
@@ -154,14 +161,10 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
         reader, writer = fds.pipe()
         try:
             try:
-                with self._containment.command(
-                    argv,
-                    executable,
-                    writer,
-                    restore_signals=options.get("restore_signals", True),
-                    other_user=any(options.get(who) is not None for who in ("user", "group", "extra_groups")),
-                    same_process=options.get("preexec_fn") is not None,
-                ) as command:
+                with (
+                    activation.handed(self._sockets, options, own_pid=self._wants_own_pid) as sockets,
+                    self._containment.command(argv, executable, writer, sockets=sockets, **how(options)) as command,
+                ):
                     self._start(command, executable, options)
             finally:
                 os.close(writer)
@@ -341,7 +344,7 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
         """`stop()` by a driver of one's own: `carry_out` does the waiting that the steps ask for."""
         if self._report is None or not self._containment.gone:  # kill_mode="process" can have left some
             self._check_owner()
-            policy = _checked_policy(policy) or self._policy
+            policy = policy_or(policy, self._policy)
             leaders = self._leaders()
             stop = functools.partial(driver.stop, self._containment, leaders, policy, carry_out)
             settle, keep, traced = self._settled, self._keep, (self._traced,) if self._traced else ()
@@ -416,9 +419,3 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
             reporting.stop_after(interrupted, self.stop)
             raise
         self.stop()
-
-
-def _checked_policy(policy: StopPolicy | None) -> StopPolicy | None:
-    if policy is not None and not isinstance(policy, StopPolicy):
-        raise TypeError(f"policy must be a StopPolicy, not {type(policy).__name__}")
-    return policy

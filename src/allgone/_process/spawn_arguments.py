@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from allgone._core.command import Command
@@ -67,6 +67,14 @@ def scope_of(
     return Unit(name, slice, description, {**stop, **(properties or {})})
 
 
+def with_variables(
+    env: Mapping[Any, Any] | None, new: Mapping[str, str], *, instead_of: Collection[str]
+) -> dict[Any, Any]:
+    """`env` as subprocess takes it (None: our own environment), with `new` in it and no other one of `instead_of`."""
+    given = os.environ if env is None else env
+    return {name: value for name, value in given.items() if os.fsdecode(name) not in instead_of} | dict(new)
+
+
 class AlsoPass(tuple[int, ...]):
     """fds for ``pass_fds`` that don't ask for the others to be closed.
 
@@ -77,6 +85,15 @@ class AlsoPass(tuple[int, ...]):
 
     def __bool__(self) -> bool:
         return False
+
+
+def how(options: dict[str, Any]) -> dict[str, bool]:
+    """What `Containment.command` is to know of the options."""
+    return {
+        "restore_signals": options.get("restore_signals", True),
+        "other_user": any(options.get(who) is not None for who in ("user", "group", "extra_groups")),
+        "same_process": options.get("preexec_fn") is not None,
+    }
 
 
 def passed(options: dict[str, Any], command: Command) -> tuple[int, ...]:
