@@ -204,7 +204,7 @@ def test_of_a_group_whose_processes_are_all_traced_there_is_one_genealogy(backen
         before = time.time()
         two = group.Popen(["sh", "-c", "true; echo up; exec sleep 1000"], stdout=subprocess.PIPE, trace=True)
         two.stdout.readline()
-        after = time.time()
+    after = time.time()
     assert group.report is not None
     whole = group.report.genealogy
     assert whole is not None
