@@ -11,6 +11,8 @@ from support.backends import BACKENDS, BackendUnderTest
 from support.rigs import RIGS, Rig
 from support.tiers import missing
 
+import allgone
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="run what takes long as well")
@@ -109,3 +111,14 @@ def rig(request: pytest.FixtureRequest) -> Rig:
     if chosen.label == "cgroup":
         request.getfixturevalue("cgroup_base")
     return chosen
+
+
+@pytest.fixture
+def enters_by_itself(backend: BackendUnderTest) -> None:
+    """Where systemd must move the child, preexec_fn would run before that: refused, as it says."""
+    from allgone._backends import choose
+
+    if backend.name == "cgroup" and choose.backend("cgroup").moves_in:  # type: ignore[attr-defined]
+        with pytest.raises(allgone.Unsupported, match="preexec_fn"):
+            backend.Popen(["true"], preexec_fn=os.getpid)
+        pytest.skip("preexec_fn is refused here")

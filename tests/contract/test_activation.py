@@ -130,12 +130,17 @@ def test_fds_that_are_passed_keep_their_numbers(backend: BackendUnderTest, pair:
     "options",
     [
         {"stdin": subprocess.PIPE}, {"close_fds": False}, {"cwd": "/"}, {"start_new_session": True},
-        {"preexec_fn": lambda: None}, {"restore_signals": False},
+        {"restore_signals": False},
     ],
     ids=lambda options: next(iter(options)),
 )  # fmt: skip
 def test_they_go_with_other_options(backend: BackendUnderTest, pair: list[socket.socket], options: Any) -> None:
     assert shown(backend, sockets=pair, **options)[:2] == ["None True 2", str(ports(pair))]
+
+
+@pytest.mark.usefixtures("enters_by_itself")
+def test_they_go_with_preexec_fn(backend: BackendUnderTest, pair: list[socket.socket]) -> None:
+    assert shown(backend, sockets=pair, preexec_fn=lambda: None)[:2] == ["None True 2", str(ports(pair))]
 
 
 @pytest.mark.usefixtures("kind", "searchable_path")
@@ -218,6 +223,7 @@ def test_one_at_the_port_that_was_not_handed_is_somebody_elses(
         pytest.fail("the body ran")
 
 
+@pytest.mark.usefixtures("enters_by_itself")
 def test_what_can_not_be_handed_is_an_error_and_nothing_runs(
     backend: BackendUnderTest, pair: list[socket.socket], tmp_path: Path
 ) -> None:

@@ -19,7 +19,6 @@ from support.programs import Started, command
 from support.supervisors import Supervisor, say
 
 import allgone
-from allgone._backends import choose
 
 AT_ONCE = allgone.StopPolicy(timeout_stop=0)
 SOON = allgone.StopPolicy(timeout_stop=0.3)
@@ -154,15 +153,6 @@ def test_from_32_threads_at_once(backend: BackendUnderTest) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-
-
-@pytest.fixture
-def enters_by_itself(backend: BackendUnderTest) -> None:
-    """Where systemd must move the child, preexec_fn would run before that: refused, as it says."""
-    if backend.name == "cgroup" and choose.backend("cgroup").moves_in:  # type: ignore[attr-defined]
-        with pytest.raises(allgone.Unsupported, match="preexec_fn"):
-            backend.Popen(["true"], preexec_fn=os.getpid)
-        pytest.skip("preexec_fn is refused here")
 
 
 def with_preexec_fn(options: dict, args: list[str]) -> None:

@@ -15,6 +15,7 @@ KNOWN = {
     "no freezer of cgroup v1": "the same",
     "no memory controller of cgroups v1": "tests/daemons has it outside",
     "only root can start processes as another user": "a test of a process group without processes, not of cgroups",
+    "the temporary directory is in memory": "no disk, so nothing is written to one; outside it is",
     "preexec_fn is refused here": "the test has looked that it is: systemd must move the child of a login session",
 }
 # Those that are left out count what is in a directory that they have told the backend.
