@@ -27,7 +27,7 @@ def freeze_steps(containment: Containment, timeout: float, clock: Callable[[], f
                         f"look at /proc/PID/wchan and at {containment.where()}"
                     )
                 yield Wait((watch.fileno(),), deadline)
-        except BaseException:
+        except BaseException:  # Ctrl-C as well, and a driver that waits no longer
             if not frozen_before:
                 containment.thaw()
             raise

@@ -82,7 +82,7 @@ def together(all_of_them: Sequence[Genealogy]) -> Genealogy | None:
     return Genealogy(
         since,
         tuple(sorted(lives, key=lambda life: life.began or 0.0)),
-        max(each.lost for each in all_of_them),  # of the machine's, since it was started: the first has all
+        max(each.lost for each in all_of_them),  # of the whole machine's: what was lost at the same time is the same
         sum(each.unrecorded for each in all_of_them),
     )
 

@@ -118,7 +118,7 @@ def _held(containment: Containment) -> Held | None:
 def _released(held: Held) -> tuple[Port, ...] | None:
     try:
         return held.now()
-    except OSError:
+    except OSError:  # the same
         return None
 
 
