@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from allgone._core.genealogy import Exec as Exec
     from allgone._core.genealogy import Genealogy as Genealogy
     from allgone._core.genealogy import Life as Life
+    from allgone._core.limits import Limits as Limits
     from allgone._core.notification import Notified as Notified
     from allgone._core.policy import StopPolicy as StopPolicy
     from allgone._core.report import Port as Port
@@ -58,7 +59,9 @@ if TYPE_CHECKING:
     from allgone.errors import ExitedBeforeReady as ExitedBeforeReady
     from allgone.errors import FreezeTimeout as FreezeTimeout
     from allgone.errors import GuardLostWarning as GuardLostWarning
+    from allgone.errors import LimitUnavailable as LimitUnavailable
     from allgone.errors import NotReady as NotReady
+    from allgone.errors import OutOfMemory as OutOfMemory
     from allgone.errors import PlacementFailed as PlacementFailed
     from allgone.errors import PortTaken as PortTaken
     from allgone.errors import Reason as Reason
@@ -80,6 +83,7 @@ _WHERE = {
     "allgone._backends.process_group": ("ProcessGroupBackend",),
     "allgone._core.containment": ("Backend", "Guarantees"),
     "allgone._core.genealogy": ("Exec", "Genealogy", "Life"),
+    "allgone._core.limits": ("Limits",),
     "allgone._core.notification": ("Notified",),
     "allgone._core.policy": ("StopPolicy",),
     "allgone._core.report": ("Port", "Process", "Report", "Sample", "Sent"),
@@ -93,8 +97,8 @@ _WHERE = {
     "allgone._process.run": ("CompletedProcess", "call", "check_call", "check_output", "run"),
     "allgone.errors": (
         "AllgoneError", "BackendUnavailable", "EscapedProcessWarning", "ExitedBeforeReady", "FreezeTimeout",
-        "GuardLostWarning", "NotReady", "PlacementFailed", "PortTaken", "Reason", "StopTimeout", "SystemdError",
-        "Unsupported", "WatchdogTimeout", "WrongProcess",
+        "GuardLostWarning", "LimitUnavailable", "NotReady", "OutOfMemory", "PlacementFailed", "PortTaken", "Reason",
+        "StopTimeout", "SystemdError", "Unsupported", "WatchdogTimeout", "WrongProcess",
     ),
     "allgone.ready": ("http", "listening", "log_line", "notify", "path_exists", "tcp"),
 }  # fmt: skip

@@ -7,7 +7,8 @@ All derive from `AllgoneError` and from the standard class that a caller would c
 from __future__ import annotations
 
 from errno import EADDRINUSE
-from typing import NamedTuple
+from subprocess import CalledProcessError
+from typing import Any, NamedTuple
 
 
 class AllgoneError(Exception):
@@ -39,6 +40,19 @@ class BackendUnavailable(AllgoneError, RuntimeError):
 
 class Unsupported(AllgoneError, NotImplementedError):
     """This backend, or this machine, cannot do that; the message says why, and which one can or what would help."""
+
+
+class LimitUnavailable(Unsupported):
+    """There can't be such a limit here: `what` is the controller that is missing (cgroup-v2.rst), or the limit;
+    `reasons` says what was tried, why not, and the fix. Nothing was started."""
+
+    def __init__(self, what: str, reasons: tuple[Reason, ...]) -> None:
+        super().__init__(what, reasons)
+        self.what = what
+        self.reasons = reasons
+
+    def __str__(self) -> str:
+        return f"no limit by {self.what!r} here: " + "; ".join(map(str, self.reasons))
 
 
 class WrongProcess(AllgoneError, RuntimeError):
@@ -87,6 +101,24 @@ class ExitedBeforeReady(AllgoneError, RuntimeError):
 
     def __str__(self) -> str:
         return _with_tail(str(self.args[0]), self.tail)
+
+
+class OutOfMemory(AllgoneError, CalledProcessError):
+    """A command failed, and the kernel had killed processes of it for want of memory: `oom_kills` of them.
+
+    All of a `subprocess.CalledProcessError` is set as there.
+    """
+
+    def __init__(self, returncode: int, cmd: Any, oom_kills: int, output: Any = None, stderr: Any = None) -> None:
+        CalledProcessError.__init__(self, returncode, cmd, output, stderr)
+        self.oom_kills = oom_kills
+
+    def __reduce__(self) -> tuple[type[OutOfMemory], tuple[int, Any, int, Any, Any]]:
+        return type(self), (self.returncode, self.cmd, self.oom_kills, self.output, self.stderr)
+
+    def __str__(self) -> str:
+        who = "a process" if self.oom_kills == 1 else f"{self.oom_kills} processes"
+        return f"{CalledProcessError.__str__(self).rstrip('.')}: the kernel killed {who} of it for want of memory."
 
 
 class WatchdogTimeout(AllgoneError, TimeoutError):

@@ -18,7 +18,7 @@ enum { NR_clone3 = 435, NR_close_range = 436 };
 #if defined(__x86_64__)
 enum { NR_read = 0, NR_write = 1, NR_close = 3, NR_rt_sigprocmask = 14, NR_pread64 = 17, NR_getpid = 39, NR_clone = 56,
        NR_execve = 59, NR_wait4 = 61, NR_fcntl = 72, NR_chdir = 80, NR_setpgid = 109, NR_setsid = 112, NR_getpgid = 121,
-       NR_getsid = 124, NR_setrlimit = 160, NR_mount = 165, NR_umount2 = 166, NR_getxattr = 191, NR_getdents64 = 217, NR_exit_group = 231,
+       NR_getsid = 124, NR_setrlimit = 160, NR_sched_setaffinity = 203, NR_sched_getaffinity = 204, NR_mount = 165, NR_umount2 = 166, NR_getxattr = 191, NR_getdents64 = 217, NR_exit_group = 231,
        NR_openat = 257, NR_unlinkat = 263, NR_ppoll = 271, NR_unshare = 272, NR_dup3 = 292, NR_statx = 332, O_DIRECTORY_ = 0200000 };
 static long sys5(long number, long a, long b, long c, long d, long e) {
 	long result;
@@ -30,7 +30,7 @@ static long sys5(long number, long a, long b, long c, long d, long e) {
 __asm__(".globl _start\n_start:\n\txor %ebp,%ebp\n\tmov %rsp,%rdi\n\tand $-16,%rsp\n\tcall program\n\thlt\n");
 #else
 enum { NR_getxattr = 8, NR_dup3 = 24, NR_fcntl = 25, NR_unlinkat = 35, NR_umount2 = 39, NR_mount = 40, NR_chdir = 49, NR_openat = 56, NR_close = 57, NR_getdents64 = 61, NR_read = 63,
-       NR_write = 64, NR_pread64 = 67, NR_ppoll = 73, NR_exit_group = 94, NR_unshare = 97, NR_rt_sigprocmask = 135, NR_setpgid = 154,
+       NR_write = 64, NR_pread64 = 67, NR_ppoll = 73, NR_exit_group = 94, NR_unshare = 97, NR_sched_setaffinity = 122, NR_sched_getaffinity = 123, NR_rt_sigprocmask = 135, NR_setpgid = 154,
        NR_getpgid = 155, NR_getsid = 156, NR_setsid = 157, NR_setrlimit = 164, NR_getpid = 172, NR_clone = 220,
        NR_execve = 221, NR_wait4 = 260, NR_statx = 291 };
 #if defined(__aarch64__)

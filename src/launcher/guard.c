@@ -184,13 +184,16 @@ static int reborn_in(const char *folder) {
 
 /* Out of guard/: to the supervisor's cgroup while that lives, so as not to be in the way of who removes the one that the
  * home is in; after its death the other way round, for its cgroup may be about to be killed. Of a scope we are the first
- * process. */
+ * process. Neither can be entered where controllers are handed down: its processes are below it, then. */
 static void leave_home(struct home *home, const char *own, int is_alive) {
+	static const char supervisors[] = "/allgone.supervisors";
 	ulong slash = 0;
 	if (is_scope(home->path)) return;
 	for (ulong n = 0; home->path[n]; n++) if (home->path[n] == '/') slash = n;
 	home->path[slash] = 0;
-	if (!reborn_in(is_alive ? own : home->path)) reborn_in(is_alive ? home->path : own);
+	if (reborn_in(is_alive ? own : home->path) || reborn_in(is_alive ? home->path : own)) return;
+	for (ulong n = 0; n < sizeof supervisors && slash + n < sizeof home->path - 1; n++) home->path[slash + n] = supervisors[n];
+	reborn_in(home->path);
 }
 
 /* As long as this is not done we stay in guard/, which keeps janitors away. */

@@ -173,7 +173,25 @@ static int execute(const char *name, char **argv, char **envp) {
 	}
 }
 
+/* The CPUs that we were given to run on. Where cgroups have the cpuset controller, to enter one forgets them before
+ * Linux 6.3, and what subprocess starts has them. */
+static ulong cpus[128];
+static long cpus_size;
+
+static void remember_cpus(void) { cpus_size = sys3(NR_sched_getaffinity, 0, sizeof cpus, (long)cpus); }
+
+static void keep_cpus(void) {
+	ulong now[sizeof cpus / sizeof *cpus];
+	if (cpus_size <= 0 || sys3(NR_sched_getaffinity, 0, sizeof now, (long)now) != cpus_size) return;
+	for (long i = 0; i < cpus_size / (long)sizeof *cpus; i++) {
+		if (now[i] == cpus[i]) continue;
+		sys3(NR_sched_setaffinity, 0, cpus_size, (long)cpus); /* as far as the cgroup lets it */
+		return;
+	}
+}
+
 __attribute__((noinline, noreturn)) static void become(int status, char **argv, char **envp) {
+	keep_cpus();
 	hand_over(status, argv[6], envp);
 	fail(status, STAGE_EXEC, execute(argv[7], argv + 8, envp), argv[7]);
 	__builtin_unreachable();
@@ -220,6 +238,7 @@ __attribute__((used, noreturn)) void program(long *stack) {
 	status = out_of_the_way(status, status, free);
 	cgroup = out_of_the_way(status, cgroup, free);
 	wait = out_of_the_way(status, wait, free);
+	remember_cpus();
 	tag(status, argv[5]);
 	if (born) be_born_in(status, cgroup, argv, envp);
 	else if (cgroup >= 0) enter(status, cgroup, argv[2]);

@@ -64,7 +64,7 @@ def test_a_stderr_that_is_closed_is_no_reason_to_fail(allgone: Allgone, tmp_path
 
 def test_all_that_can_be_known_is_said() -> None:
     pressure = Pressure(Stalled(0, 0, 0, 1.234), None)
-    full = Usage(61.5, 1.5, 0, 8 << 20, 0, 12, 1000, 2000, 3, 4, pressure, pressure, pressure)
+    full = Usage(61.5, 1.5, 2, 0, 8 << 20, 0, 12, 1000, 2000, 3, 4, pressure, pressure, pressure)
     assert usage.text(["make", "-j4\n"], 2, 126.0, full).splitlines() == [
         '\tCommand being timed: "make -j4?"',
         "\tUser time (seconds): 61.50",
@@ -80,6 +80,7 @@ def test_all_that_can_be_known_is_said() -> None:
         "\tStalled for the CPU (seconds): 1.23",
         "\tStalled for memory (seconds): 1.23",
         "\tStalled for IO (seconds): 1.23",
+        "\tKilled for want of memory: 2",
         "\tExit status: 2",
     ]
 

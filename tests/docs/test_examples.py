@@ -22,6 +22,7 @@ from docs.pages import Block
 # Pages whose examples other tests run.
 ELSEWHERE = {
     "systemd-env.md": "it boots a systemd: tests/systemd",
+    "limits.md": "it takes controllers: tests/vm/inside/test_limits.py",
     "systemd.md": "it needs one: tests/systemd/test_docs.py",
     "vm.md": "it boots a virtual machine: tests/vm",
 }

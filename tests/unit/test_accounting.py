@@ -19,6 +19,7 @@ FILES = {
     "cgroup.controllers": "cpuset cpu io memory hugetlb pids\n",
     "memory.current": "4096\n",
     "memory.peak": "8192\n",
+    "memory.events": "low 0\nhigh 0\nmax 7\noom 4\noom_kill 3\noom_group_kill 0\n",
     "pids.current": "2\n",
     "pids.peak": "12\n",
     # A device with costs, one that has not told anything yet, and one with discards.
@@ -45,7 +46,7 @@ def usage(books: Path, *, pressure: bool = True) -> Usage:
 
 def test_all_is_told_where_all_is_there(books: Path) -> None:
     assert usage(books) == Usage(
-        1.5, 0.25, 4096, 8192, 2, 12, 1459300, 314773704, 193, 355, FULL, FULL, FULL, approximate=False
+        1.5, 0.25, 3, 4096, 8192, 2, 12, 1459300, 314773704, 193, 355, FULL, FULL, FULL, approximate=False
     )
 
 
@@ -58,9 +59,9 @@ def test_pressure_is_read_only_if_it_is_asked_for(books: Path) -> None:
 @pytest.mark.parametrize(
     ("controllers", "missing"),
     [
-        ("", {"memory", "memory_peak", "tasks", "tasks_peak", "io_read_bytes", "io_write_bytes", "io_reads", "io_writes"}),
+        ("", {"oom_kills", "memory", "memory_peak", "tasks", "tasks_peak", "io_read_bytes", "io_write_bytes", "io_reads", "io_writes"}),
         ("memory pids", {"io_read_bytes", "io_write_bytes", "io_reads", "io_writes"}),
-        ("io pids", {"memory", "memory_peak"}),
+        ("io pids", {"oom_kills", "memory", "memory_peak"}),
         ("cpu io memory", {"tasks", "tasks_peak"}),
     ],
 )  # fmt: skip

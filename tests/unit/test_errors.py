@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import pickle
+import subprocess
 
 import pytest
 
@@ -16,6 +17,8 @@ EXAMPLES = [
     (errors.AllgoneError("something"), Exception),
     (errors.BackendUnavailable("cgroup", REASONS), RuntimeError),
     (errors.Unsupported("freeze: only the cgroup backend can"), NotImplementedError),
+    (errors.LimitUnavailable("memory", REASONS), NotImplementedError),
+    (errors.OutOfMemory(-9, ["make"], 2, b"out", b"err"), subprocess.CalledProcessError),
     (errors.WrongProcess("1-true was started by process 7"), RuntimeError),
     (errors.PlacementFailed(errno.EACCES, "Permission denied", "/sys/fs/cgroup/x", "do y"), OSError),
     (errors.PortTaken("tcp 0.0.0.0:80", (Process(7, "x"),), "containment 1-x", "by x (pid 7)"), OSError),
@@ -45,6 +48,11 @@ def details(error: BaseException) -> dict[str, object]:
         "containment",
         "address",
         "dbus_name",
+        "what",
+        "cmd",
+        "oom_kills",
+        "output",
+        "stderr",
     )
     return {name: getattr(error, name) for name in names if hasattr(error, name)}
 

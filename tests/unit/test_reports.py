@@ -29,7 +29,7 @@ SNAPSHOT = Report(
     sent=(Sent(signal.SIGTERM, (10, 11, 12), 0.0), Sent(signal.SIGCONT, (10, 11, 12), 0.0), Sent(9, (12,), 1.0)),
     killed=(allgone.Process(12, "deaf", "deaf", "root", 11, 1001.0),), left_running=(),
     escapees=(allgone.Process(13, "d", "d --daemon", "root", 1, 1001.0),), duration=1.5,
-    ports=(Port("tcp", "::", 80, released=True),), began=1002.0, usage=Usage(1.5, 0.25, 2 << 20, 3 << 20),
+    ports=(Port("tcp", "::", 80, released=True),), began=1002.0, usage=Usage(1.5, 0.25, memory=2 << 20, memory_peak=3 << 20),
 )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_without_a_trace_the_story_is_of_those_alive_at_the_stop() -> None:
 
 FULL = Pressure(Stalled(1.5, 0.5, 0.1, 2.0), Stalled(0.5, 0.25, 0.0, 1.0))
 USED = Usage(
-    1.5, 0.25, 2 << 20, 3 << 20, tasks=1, tasks_peak=12, io_read_bytes=5 << 20, io_write_bytes=1 << 19, io_reads=7,
+    1.5, 0.25, 1, 2 << 20, 3 << 20, tasks=1, tasks_peak=12, io_read_bytes=5 << 20, io_write_bytes=1 << 19, io_reads=7,
     io_writes=8, cpu_pressure=FULL, memory_pressure=Pressure(Stalled(0, 0, 0, 0), None), io_pressure=FULL,
 )  # fmt: skip
 

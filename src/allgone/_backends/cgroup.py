@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from allgone._backends import cgroup_base, marks
+from allgone._backends import cgroup_base, limiting, marks
 from allgone._backends.homes import Home
 from allgone._backends.keeper import KEEPER
 from allgone._core.command import Command
 from allgone._core.containment import Guarantees, Leader
+from allgone._core.limits import Limits
 from allgone._core.names import checked_name, made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.unit import Unit
@@ -56,7 +57,8 @@ class CgroupContainment:
 
     @property
     def guarantees(self) -> Guarantees:
-        return Guarantees(escape_proof=True, atomic_kill=cgroupfs.has_kill(self._folder))
+        can_be_limited = frozenset() if self.gone else limiting.obtainable(self.home)
+        return Guarantees(True, atomic_kill=cgroupfs.has_kill(self._folder), limits=can_be_limited)
 
     @contextmanager
     def command(
@@ -155,7 +157,7 @@ class CgroupContainment:
     def release(self) -> None:
         marks.note_released(self._folder)
 
-    def nested(self, name: str) -> CgroupContainment:
+    def nested(self, name: str, limits: Limits | None = None) -> CgroupContainment:
         folder = f"{self._folder}/{checked_name(name)}"
         if self.frozen and freezer.is_frozen(self._folder):
             raise ValueError(f"{self.name} is frozen: what is started in it would not run; thaw() it first")
@@ -163,8 +165,24 @@ class CgroupContainment:
             inner = CgroupContainment(name, folder, self.home, lambda _: None)
         except FileExistsError:
             raise ValueError(f"name {name!r} is in use: {folder} exists") from None
+        with inner._kept_only_if_done():
+            inner.limit(limits)
         self.close_with(inner.close)
         return inner
+
+    def limit(self, limits: Limits | None, *, by_unit: bool = False) -> None:
+        """While it is still empty. `by_unit`: systemd limits the scope that it is in. Raises `LimitUnavailable`."""
+        if limits is not None and limits.given():
+            limiting.put(limits, self._folder, self.home, by_unit=by_unit)
+
+    @contextmanager
+    def _kept_only_if_done(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:  # Ctrl-C as well: nobody else would remove it before the exit
+            self.remove()
+            self.close()
+            raise
 
     def where(self) -> str:
         return self._folder
@@ -333,6 +351,7 @@ class CgroupBackend:
         *,
         policy: StopPolicy = DEFAULT,
         argv: Sequence[object] = (),
+        limits: Limits | None = None,
     ) -> CgroupContainment:
         if name is not None:
             checked_name(name)
@@ -341,11 +360,9 @@ class CgroupBackend:
                 made = self._in_own_home(name, executable)
         else:
             made = self._in_scope_of_its_own(name, executable, unit)
-        try:
+        with made._kept_only_if_done():
+            made.limit(limits, by_unit=unit is not None)
             made.note(policy, argv)
-        except BaseException:  # Ctrl-C as well: nobody else would remove it before the exit
-            made.remove()
-            raise
         return made
 
     def _in_own_home(self, name: str | None, executable: object) -> CgroupContainment:

@@ -7,7 +7,7 @@ import os
 from subprocess import Popen  # by name: others may put ours in its place
 from typing import NamedTuple
 
-from allgone._backends.homes import DirectoryHome, Home, NamedScopeHome, ScopeHome
+from allgone._backends.homes import SUPERVISORS, DirectoryHome, Home, NamedScopeHome, ScopeHome
 from allgone._backends.keeper import Keeper
 from allgone._core.unit import Unit
 from allgone._linux import cgroupfs, fds, launcher, pidfd, systemd
@@ -41,6 +41,22 @@ class Base(NamedTuple):
     mount: Mount
     how: str  # "told" | "delegated" | "nested" | "own" | "scope"
     manager: Manager | None = None
+
+    @property
+    def may_empty(self) -> str:
+        """The cgroup whose processes we may move to another below it."""
+        return self.folder if self.how in ("delegated", "nested") else ""
+
+    @property
+    def top(self) -> str:
+        """That, or above it: from where on controllers may be handed down."""
+        if self.how == "delegated":
+            return _of_unit(self.folder)
+        parts = self.folder.split("/")
+        outer = next((n for n, part in enumerate(parts) if part.startswith("allgone-")), None)
+        if self.how != "nested" or outer is None:
+            return self.folder
+        return "/".join(parts[: outer + parts[outer].endswith(".scope")])
 
 
 def find(told: str | None = None) -> Base:
@@ -105,6 +121,7 @@ def _own(mounts: list[Mount]) -> Base:
             Reason(tried, f"no cgroup2 mount shows it; there are {points}", "mount cgroup2 in this cgroup namespace")
         )
     mount, folder = max(shown, key=lambda pair: pair[0].writable)
+    folder = folder.removesuffix("/" + SUPERVISORS)
     if any(part.startswith("allgone-") for part in folder.split("/")):  # made by an outer allgone: ours to divide
         return _writable(Base(folder, mount, "nested"), tried)
     if _delegated(_of_unit(folder)):
@@ -205,7 +222,7 @@ def home(base: Base, keeper: Keeper | None, *, try_it: bool) -> Home:
     if base.manager is None:
         try:
             own = cgroupfs.directory(base.mount, _own_path() or "..") if base.how == "told" else base.folder
-            made = DirectoryHome(base.folder, base.mount, keeper, own or "")
+            made = DirectoryHome(base.folder, base.mount, keeper, own or "", base.top, base.may_empty)
         except FileNotFoundError:
             raise
         except OSError as e:

@@ -22,6 +22,9 @@ from allgone._linux.guard import Guard
 from allgone._linux.systemd import Manager, UnitState
 from allgone.errors import PlacementFailed, SystemdError
 
+# A cgroup that hands controllers down may have no processes in it ("no internal processes" in cgroup-v2.rst). Where
+# ours is to, what runs in it goes here; whoever looks for its cgroup then takes the one above. (guard.c knows it, too.)
+SUPERVISORS = "allgone.supervisors"
 _OOM_POLICY_OF_SCOPES = 253  # the first systemd that has it
 _ANCHOR_ENDS_WITHIN = 1.0  # seconds
 _MOVED_WITHIN = 0.5  # seconds from the end of who has asked systemd for that
@@ -34,6 +37,8 @@ class Home(Protocol):
 
     folder: str
     mount: Mount
+    top: str  # that, or above it: from where on we may hand controllers down
+    may_empty: str  # the cgroup whose processes we may move away for that; "": none
 
     def admits(self) -> bool:
         """Whether processes that come from outside must be moved in by `admit()`, for they can't enter themselves."""
@@ -67,9 +72,13 @@ class Home(Protocol):
 class DirectoryHome:
     """A cgroup that we made ourselves, ``allgone-<pid>-<random>``. `own` is the one that we are in."""
 
-    def __init__(self, below: str, mount: Mount, keeper: Keeper | None, own: str = "") -> None:
+    def __init__(
+        self, below: str, mount: Mount, keeper: Keeper | None, own: str = "", top: str = "", may_empty: str = ""
+    ) -> None:
         self.folder = f"{below}/allgone-{os.getpid()}-{os.urandom(4).hex()}"
         self.mount = mount
+        self.top = top or below
+        self.may_empty = may_empty
         self._lock: int | None = None
         self._keeper = keeper
         self._number = keeper.expect(self.folder, own) if keeper else 0
@@ -118,6 +127,8 @@ class ScopeHome:
     Its first process, in ``guard/``, keeps it alive until we close it, or end.
     """
 
+    may_empty = ""
+
     def __init__(self, manager: Manager, unit: Unit, mount: Mount, keeper: Keeper | None) -> None:
         self._manager = manager
         self.unit = unit.name
@@ -133,7 +144,7 @@ class ScopeHome:
         try:
             pid = self._anchor.pid
             path = self._started(manager, unit, properties)
-            self.folder = self._directory_of(path, pid)
+            self.folder = self.top = self._directory_of(path, pid)
             if keeper:
                 self._number = keeper.expect(self.folder)
             os.mkdir(self.folder + "/guard")

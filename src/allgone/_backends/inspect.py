@@ -9,7 +9,19 @@ from importlib import metadata
 
 from allgone._backends import cgroup_base
 from allgone._backends.cgroup import CgroupBackend
-from allgone._linux import cgroupfs, cgroupns, freezer, launcher, netns, pidfd, processes, subreaper, systemd, tracer
+from allgone._linux import (
+    cgroupfs,
+    cgroupns,
+    controllers,
+    freezer,
+    launcher,
+    netns,
+    pidfd,
+    processes,
+    subreaper,
+    systemd,
+    tracer,
+)
 from allgone.errors import BackendUnavailable, SystemdError, Unsupported
 
 
@@ -111,6 +123,7 @@ def _cgroup_backend() -> tuple[Choice, list[Finding]]:
         return Choice("process-group", "; ".join(map(str, e.reasons))), [found]
     try:
         base, moved = backend.base, backend.moves_in
+        limits = sorted(containment.guarantees.limits)
         kill, freeze = cgroupfs.has_kill(containment.where()), freezer.has_freeze(containment.where())
     finally:
         containment.remove()
@@ -124,7 +137,17 @@ def _cgroup_backend() -> tuple[Choice, list[Finding]]:
                 "Linux 5.14 has it; nothing is lost but time"),
         Finding("cgroup.freeze", freeze, freeze, "members can be frozen" if freeze else "members can't be frozen",
                 "Linux 5.2 has it"),
+        Finding("limits", None, limits, _limits(limits)),
     ]  # fmt: skip
+
+
+def _limits(found: list[str]) -> str:
+    missing = [each for each in controllers.ALL if each not in found]
+    because: dict[str, list[str]] = {}
+    for each in missing:
+        because.setdefault(controllers.missing_because(each) or "not handed down to us", []).append(each)
+    lacking = [f"no {', '.join(those)}: {why}" for why, those in because.items()]
+    return "; ".join(([f"of {', '.join(found)}"] if found else []) + lacking)
 
 
 def _systemd() -> Finding:

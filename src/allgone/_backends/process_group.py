@@ -16,13 +16,14 @@ from types import TracebackType
 from allgone._backends.keeper import KEEPER, Keeper
 from allgone._core.command import Command
 from allgone._core.containment import FreezeWatch, Guarantees, Leader
+from allgone._core.limits import Limits
 from allgone._core.names import checked_name, made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.unit import Unit
 from allgone._core.usage import Spent, Usage, approximate, in_all
-from allgone._linux import accounting, launcher, pidfd, processes
+from allgone._linux import accounting, controllers, launcher, pidfd, processes
 from allgone._linux.register import GroupEntry
-from allgone.errors import Unsupported
+from allgone.errors import LimitUnavailable, Reason, Unsupported
 
 _SIGSTOP_ROUNDS = 200  # of a sweep that tries to outrun a swarm; the stop sequence calls again until its deadline
 _WATCHED = 64  # members watched by pidfd at a time; those that remain are watched at the next look
@@ -119,8 +120,9 @@ class ProcessGroupContainment:
         if self._keeper:
             self._keeper.change_group(self._number, self._entry(leader.pid))
 
-    def nested(self, name: str) -> ProcessGroupContainment:
+    def nested(self, name: str, limits: Limits | None = None) -> ProcessGroupContainment:
         checked_name(name)
+        _refuse(limits)
         if any(inner.name == name and not inner.gone for inner in self._inner):
             raise ValueError(f"name {name!r} is in use in {self.name!r}")
         inner = ProcessGroupContainment(
@@ -303,6 +305,14 @@ class ProcessGroupContainment:
         return True
 
 
+def _refuse(limits: Limits | None) -> None:
+    if limits is not None and limits.given():
+        why = "the kernel limits processes, not groups of them (setrlimit(2))"
+        remedy = 'backend="cgroup"; "allgone doctor" says what it takes'
+        what = min(controllers.of(limits.given()))
+        raise LimitUnavailable(what, (Reason("a process group", why, remedy),))
+
+
 def _is_guard(found: processes.Stat) -> bool:
     """Whether it is that of a supervisor inside: in a session of its own, and gone when that one and its own are."""
     return found.comm == "allgone-guard"
@@ -386,7 +396,9 @@ class ProcessGroupBackend:
         *,
         policy: StopPolicy = DEFAULT,
         argv: Sequence[object] = (),
+        limits: Limits | None = None,
     ) -> ProcessGroupContainment:
+        _refuse(limits)
         if unit is not None:
             raise Unsupported(f'a process group has no scope ({unit.name}); backend="cgroup" has, where systemd runs')
         chosen = made_up_name(executable, next(self._numbers)) if name is None else checked_name(name)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 from allgone._core.command import Command
+from allgone._core.limits import Limits
 from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.unit import Unit
 from allgone._core.usage import Spent, Usage
@@ -20,6 +21,7 @@ class Guarantees:
 
     escape_proof: bool  # setsid() and double forks don't lead out of it
     atomic_kill: bool  # one system call kills every member, also while they fork
+    limits: frozenset[str] = frozenset()  # the controllers that `Limits` can be had of: "memory", "pids", "cpu", "io"
 
 
 class Watch(Protocol):
@@ -104,8 +106,8 @@ class Containment(Protocol):
         """
         ...
 
-    def nested(self, name: str) -> Containment:
-        """A containment inside this one: its members are members of both."""
+    def nested(self, name: str, limits: Limits | None = None) -> Containment:
+        """A containment inside this one: its members are members of both. Raises `LimitUnavailable`."""
         ...
 
     def where(self) -> str:
@@ -195,13 +197,15 @@ class Backend(Protocol):
         *,
         policy: StopPolicy = DEFAULT,
         argv: Sequence[object] = (),
+        limits: Limits | None = None,
     ) -> Containment:
         """A new, empty containment; without a `name` one is made up from the command's. `unit`: a scope by that name.
 
         `policy` is what a guard is to do, and `argv` what people are told of it.
 
         Raises ValueError where the name can't be used or is in use, OSError where the kernel refuses, `SystemdError`
-        where systemd does, `Unsupported` where there are no scopes.
+        where systemd does, `Unsupported` where there are no scopes, `LimitUnavailable` where there are no such
+        `limits`.
         """
         ...
 

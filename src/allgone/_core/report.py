@@ -132,6 +132,12 @@ class Report:
     samples: tuple[Sample, ...] = ()
 
     @property
+    def oom_kills(self) -> int | None:
+        """How many processes the kernel has killed for want of memory; None where that is not known: it takes the
+        memory controller, which a containment with a limit on memory has."""
+        return None if self.usage is None else self.usage.oom_kills
+
+    @property
     def outcome(self) -> str:
         """How the leader ended, in words."""
         return "still running" if self.returncode is None else how_ended(self.returncode)
@@ -160,6 +166,8 @@ class Report:
             lines.append(f"  traced: {self.genealogy}")
         if self.may_have_started:
             lines.append("  others may have started something for it: " + ", ".join(self.may_have_started))
+        if self.oom_kills:
+            lines.append(f"  killed by the kernel for want of memory: {_count(self.oom_kills, 'process')}")
         if self.ended_from_outside:
             lines.append(f"  ended from outside: {printable(self.ended_from_outside, 500)}")
         lines += [f"  sent {sent}" for sent in self.sent if sent.signum != signal.SIGCONT]

@@ -45,6 +45,8 @@ class Usage:
         Processes and threads now (``pids.current``), and the most at a time (``pids.peak``).
     io_read_bytes, io_write_bytes, io_reads, io_writes
         Bytes and operations of all block devices together (``io.stat``).
+    oom_kills
+        Processes that the kernel has killed for want of memory (``oom_kill`` in ``memory.events``).
     cpu_pressure, memory_pressure, io_pressure
         Want of the CPU, of memory, of block devices (``cpu.pressure``, ``memory.pressure``, ``io.pressure``).
     approximate
@@ -53,6 +55,7 @@ class Usage:
 
     cpu_user: float
     cpu_system: float
+    oom_kills: int | None = None
     memory: int | None = None
     memory_peak: int | None = None
     tasks: int | None = None
@@ -81,7 +84,7 @@ def approximate(parts: Iterable[Spent], memory: int | None = None, tasks: int | 
     """The usage of a process group."""
     spent = in_all(parts)
     return Usage(
-        spent.cpu_user, spent.cpu_system, memory, tasks=tasks, io_read_bytes=spent.io_read_bytes,
+        spent.cpu_user, spent.cpu_system, memory=memory, tasks=tasks, io_read_bytes=spent.io_read_bytes,
         io_write_bytes=spent.io_write_bytes, approximate=True,
     )  # fmt: skip
 

@@ -23,6 +23,7 @@ def of_cgroup(folder: str, *, pressure: bool) -> Usage | None:
         stat = read(folder + "/cpu.stat").split()
         controllers = read(folder + "/cgroup.controllers").split()  # in place of a failed open() for each missing one
         memory = _numbers(folder, "memory", "current", "peak") if b"memory" in controllers else (None, None)
+        killed = _oom_kills(folder) if b"memory" in controllers else None
         tasks = _numbers(folder, "pids", "current", "peak") if b"pids" in controllers else (None, None)
         io = _io(read(folder + "/io.stat")) if b"io" in controllers else (None,) * 4
         pressures = [_pressure(folder, each) for each in ("cpu", "memory", "io")] if pressure else (None,) * 3
@@ -30,7 +31,13 @@ def of_cgroup(folder: str, *, pressure: bool) -> Usage | None:
         return None
     spent = dict(zip(stat[::2], stat[1::2], strict=True))
     user, system = int(spent[b"user_usec"]) / 1e6, int(spent[b"system_usec"]) / 1e6
-    return Usage(user, system, *memory, *tasks, *io, *pressures)
+    return Usage(user, system, killed, *memory, *tasks, *io, *pressures)
+
+
+def _oom_kills(folder: str) -> int:
+    """Those that were in the cgroup or below it, whoever had no memory left."""
+    words = read(folder + "/memory.events").split()
+    return int(dict(zip(words[::2], words[1::2], strict=True))[b"oom_kill"])
 
 
 def _numbers(folder: str, controller: str, *names: str) -> list[int | None]:

@@ -114,8 +114,10 @@ def path_of(register, number):
 
 def leave(home, own, is_alive):
     places = [os.path.dirname(home), os.fsencode(own)]
+    if is_alive:
+        places.reverse()
     if not home.endswith(b".scope"):
-        any(map(enter, reversed(places) if is_alive else places))
+        any(map(enter, [*places, os.path.dirname(home) + b"/allgone.supervisors"]))
 
 
 def enter(folder):

@@ -59,6 +59,7 @@ def launch():
             if status is not None and is_unread(status):  # launcher.c, tag(), says why
                 stage, what = WAIT, b"before the command was started"
                 raise BrokenPipeError(EPIPE, "supervisor is gone")
+        cpus = os.sched_getaffinity(0)
         stage, what = ENTER, words[BEFORE + 1]
         if words[BEFORE + 1].startswith(b"+"):  # a directory to be born in: no clone3 here, so enter it
             cgroup = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=cgroup)
@@ -67,6 +68,7 @@ def launch():
         stage, what = WAIT, b"before the command was started"
         if wait is not None and os.read(wait, 1) == b"":
             raise BrokenPipeError(EPIPE, "supervisor is gone")
+        keep(cpus)
         if words[BEFORE + 1].startswith(b"@"):
             stage, what = SEAL, words[BEFORE + 1].partition(b":")[2]
             seal(what)
@@ -88,6 +90,14 @@ def out_of_the_way(fd, behind):
     import fcntl
 
     return fd if fd is None or fd >= behind else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, behind)
+
+
+def keep(cpus):
+    if os.sched_getaffinity(0) != cpus:
+        try:
+            os.sched_setaffinity(0, cpus)  # launcher.c, keep_cpus(), says why
+        except OSError:  # none of them is there for the cgroup
+            pass
 
 
 def hand_over(sockets, environment):

@@ -47,6 +47,7 @@ OUTSIDE_REMEDY = (
 _NO_REPLY = "org.freedesktop.DBus.Error.NoReply"
 _DISCONNECTED = "org.freedesktop.DBus.Error.Disconnected"
 UNANSWERED = (_NO_REPLY, _DISCONNECTED)  # it may be done all the same
+_JOB_FAILED = "org.freedesktop.systemd1.JobFailed"  # of ours
 _NO_UNIT_FOR_PID = "org.freedesktop.systemd1.NoUnitForPID"
 _REMEDIES = {
     UNIT_EXISTS: "stop the unit of that name, or choose another name",
@@ -54,6 +55,8 @@ _REMEDIES = {
     "if dbus was restarted since that manager started: systemctl --user daemon-reexec",
     "org.freedesktop.systemd1.TransactionIsDestructive": "the machine or the supervisor's unit is being stopped",
     NO_SUCH_UNIT: "somebody stopped it just now; the next child gets a new one",
+    _JOB_FAILED: "its journal says why; if dbus was restarted since a user's manager started: "
+    "systemctl --user daemon-reexec",
     "org.freedesktop.systemd1.JobTimeout": "look at systemctl list-jobs",
 }
 _T = TypeVar("_T")
@@ -160,7 +163,7 @@ class Manager:
                 connection.start_scope(name, pid, given, version, again=again)
             result = "done" if state == "active" else connection.result_of_job(name)
             if result != "done":
-                raise SystemdError(f"the job that starts {name}: {result}", "org.freedesktop.systemd1.JobFailed")
+                raise SystemdError(f"the job that starts {name}: {result} ({_REMEDIES[_JOB_FAILED]})", _JOB_FAILED)
             return connection.property(_path(name), b"org.freedesktop.systemd1.Scope", b"ControlGroup")
 
         return self._ask(start)

@@ -7,7 +7,8 @@ import re
 import signal
 from collections.abc import Collection
 
-_SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50, "E": 1 << 60}
+from allgone._core.limits import size
+
 # systemd.time(7)
 _SPANS = {
     "us": 1e-6, "usec": 1e-6, "µs": 1e-6, "ms": 1e-3, "msec": 1e-3, "s": 1, "sec": 1, "second": 1, "seconds": 1, "": 1,
@@ -58,19 +59,12 @@ def _from_text(name: str, text: str, signature: object) -> object:
     if signature in (b"t", b"u") and name.endswith("USec"):
         return _INFINITY if text == "infinity" else round(_seconds(text) * 1e6)
     if signature in (b"t", b"u"):
-        return _size(text)
+        return _INFINITY if text == "infinity" else size(text)
     if signature == b"i":
         return int(text)
     if signature == b"s":
         return text
     raise ValueError
-
-
-def _size(text: str) -> int:
-    if text == "infinity":
-        return _INFINITY
-    number, unit = _split(text)
-    return int(number * _SIZES[unit.upper()])
 
 
 def _seconds(text: str) -> float:
@@ -84,10 +78,3 @@ def _percent(text: str) -> float:
     if not text.endswith("%"):
         raise ValueError
     return float(text[:-1]) / 100
-
-
-def _split(text: str) -> tuple[float, str]:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]?)", text)
-    if found is None:
-        raise ValueError
-    return float(found[1]), found[2]

@@ -15,7 +15,7 @@ from allgone._core.stop import Steps, Wait
 from allgone._process import driver, reporting
 from allgone._process.output import MemoryOutput, Output, capture, opened
 from allgone._process.popen import Popen
-from allgone.errors import ExitedBeforeReady, NotReady, PortTaken, WatchdogTimeout
+from allgone.errors import ExitedBeforeReady, NotReady, OutOfMemory, PortTaken, WatchdogTimeout
 
 # Between two looks of a probe that has no event: quick at first, for most servers take a few milliseconds.
 _FIRST_LOOK, _SLOWEST_LOOK = 0.001, 0.05
@@ -181,7 +181,7 @@ def _wait_until_ready(process: FixtureProcess, probe: readiness.Probe, output: O
                 f"{process.args!r} ended with return code {process.returncode} before {probe} was true{_told(process)}",
                 process.returncode,
                 output.tail(),
-            )
+            ) from _out_of_memory(process)
         left = deadline - time.monotonic()
         if left <= 0:
             last = f" (last: {said})" if said is not None else _told(process)
@@ -189,6 +189,13 @@ def _wait_until_ready(process: FixtureProcess, probe: readiness.Probe, output: O
         is_told = probe.is_told and process.returncode is None  # nothing tells of the end of a daemon
         _wait_for_news(process, output, left if is_told else min(pause, left))
         pause = min(pause * 1.5, _SLOWEST_LOOK)
+
+
+def _out_of_memory(process: FixtureProcess) -> OutOfMemory | None:
+    used = process.usage()
+    if used is None or not used.oom_kills:
+        return None
+    return OutOfMemory(process.returncode, process.args, used.oom_kills)
 
 
 def _lives_on(process: FixtureProcess) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from allgone._backends import choose
 from allgone._backends.choose import BackendName
 from allgone._core.containment import Backend
+from allgone._core.limits import Limits, check_limits
 from allgone._core.names import made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy, policy_or
 from allgone._core.report import Report
@@ -32,10 +33,10 @@ class Group(Inside, Freezable):
     >>> one.poll()
     -15
 
-    backend, name, policy, sweep, guard
+    backend, name, policy, sweep, guard, limits
         As for `Popen`.
 
-    Raises `BackendUnavailable`, and ValueError where the name can't be used.
+    Raises `BackendUnavailable`, `LimitUnavailable`, and ValueError where the name can't be used.
     """
 
     def __init__(
@@ -46,17 +47,22 @@ class Group(Inside, Freezable):
         policy: StopPolicy | None = None,
         sweep: bool = False,
         guard: bool = True,
+        limits: Limits | None = None,
     ) -> None:
         self._policy = policy_or(policy, DEFAULT)
+        check_limits(limits)
         made_by = choose.backend(backend, sweep=sweep, guard=guard)
         self._processes: list[Popen] = []
         self._numbers = itertools.count(1)
         driver.will_use(made_by)
-        self._containment = made_by.create(name, "group", policy=self._policy)
+        self._containment = made_by.create(name, "group", policy=self._policy, limits=limits)
         driver.track(self._containment)
 
-    def Popen(self, args: Any, *positional: Any, name: str | None = None, **keywords: Any) -> Popen:
-        """Start a process in the group; arguments as for `allgone.Popen`, its backend being the group's."""
+    def Popen(
+        self, args: Any, *positional: Any, name: str | None = None, limits: Limits | None = None, **keywords: Any
+    ) -> Popen:
+        """Start a process in the group; arguments as for `allgone.Popen`, its backend being the group's. Its `limits`
+        come on top of the group's."""
         self._check_owner()
         if self._report is not None:
             raise ValueError(f"group {self.name} has been stopped")
@@ -64,7 +70,8 @@ class Group(Inside, Freezable):
             raise TypeError(f"{given.pop()}= is the group's to say")
         if name is None:
             name = made_up_name(_first(args), next(self._numbers))
-        inner = self._containment.nested(name)
+        check_limits(limits)
+        inner = self._containment.nested(name, limits)
         try:
             process = Popen(args, *positional, _within=inner, policy=keywords.pop("policy", self._policy), **keywords)
         except BaseException:

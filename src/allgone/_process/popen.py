@@ -19,6 +19,7 @@ from allgone._backends.choose import BackendName
 from allgone._core.command import Command
 from allgone._core.containment import Backend, Containment, Guarantees
 from allgone._core.genealogy import Genealogy
+from allgone._core.limits import Limits, check_limits
 from allgone._core.policy import DEFAULT, StopPolicy, policy_or
 from allgone._core.report import Report
 from allgone._core.stop import Steps, Wait
@@ -73,6 +74,8 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
         With cgroup, where systemd runs: a scope of its own with this name (``"job.scope"``; made up where only others
         are given), in this slice, with these properties (systemd.scope(5), ``{"MemoryMax": "1G"}``).
 
+    limits
+        `Limits` of memory, tasks, CPU and IO, of all of it together. With cgroup.
     sockets
         A list of sockets that the command gets as fd 3, 4, … (socket activation: sd_listen_fds(3)), or a dict of names
         and sockets. They stay the caller's to close.
@@ -91,7 +94,7 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
 
     Raises what `subprocess.Popen` raises (`FileNotFoundError` names the command), `BackendUnavailable`, and
     `PlacementFailed` when the child could not enter its containment (nothing was run then); `Unsupported` where
-    there can't be a `network`.
+    there can't be a `network`, `LimitUnavailable` where there can't be such `limits`.
     """
 
     _traced: tracing.Traced | None = None
@@ -116,6 +119,7 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
         slice: str | None = None,
         description: str | None = None,
         properties: Mapping[str, object] | None = None,
+        limits: Limits | None = None,
         sockets: activation.Given = None,
         network: Network | None = None,
         _within: Containment | None = None,
@@ -128,7 +132,8 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
         check_network(network)
         self._child: Child | None = None
         self._sent: set[int] = set()  # signals: the leader's end by one of these was our doing
-        scope = scope_of(unit, slice, description, properties, policy)
+        check_limits(limits)
+        scope = scope_of(unit, slice, description, properties, policy, limits)
         tracing.check(trace, escapees)
         if seal:
             check_seal(options)
@@ -142,7 +147,7 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
             preexec = options.get("preexec_fn") is not None
             made_by = choose.backend(backend, sweep=sweep, guard=guard, scope=scope is not None, preexec=preexec)
             driver.will_use(made_by)
-            self._containment = made_by.create(name, executable, scope, policy=self._policy, argv=argv)
+            self._containment = made_by.create(name, executable, scope, policy=self._policy, argv=argv, limits=limits)
             driver.track(self._containment)
         try:
             self._have_network(network, self._containment)

@@ -10,6 +10,7 @@ from typing import Any
 from allgone._core.report import Report
 from allgone._process.communicate import Exchange, as_asked, as_bytes, expired
 from allgone._process.popen import Popen
+from allgone.errors import OutOfMemory
 
 
 class CompletedProcess(subprocess.CompletedProcess[Any]):
@@ -34,8 +35,8 @@ def run(
     >>> run(["sh", "-c", "sleep 1000 & echo hi"], capture_output=True).stdout
     b'hi\\n'
 
-    Raises `subprocess.CalledProcessError`, `subprocess.TimeoutExpired` (with the output so far), and what `Popen`
-    raises.
+    Raises `subprocess.CalledProcessError` (`OutOfMemory` where the kernel has killed some of it for want of that),
+    `subprocess.TimeoutExpired` (with the output so far), and what `Popen` raises.
     """
     if input is not None:
         if keywords.get("stdin") is not None:
@@ -59,8 +60,14 @@ def run(
     completed = CompletedProcess(process.args, process.returncode, stdout, stderr)
     completed.report = report
     if check:
-        completed.check_returncode()
+        _check(completed, report.oom_kills)
     return completed
+
+
+def _check(completed: CompletedProcess, oom_kills: int | None) -> None:
+    if completed.returncode and oom_kills:
+        raise OutOfMemory(completed.returncode, completed.args, oom_kills, completed.stdout, completed.stderr)
+    completed.check_returncode()
 
 
 def call(*popenargs: Any, timeout: float | None = None, **keywords: Any) -> int:
@@ -81,9 +88,11 @@ def check_call(*popenargs: Any, **keywords: Any) -> int:
     >>> check_call(["true"])
     0
     """
-    code = call(*popenargs, **keywords)
-    if code:
-        raise subprocess.CalledProcessError(code, keywords["args"] if "args" in keywords else popenargs[0])
+    timeout = keywords.pop("timeout", None)
+    with Popen(*popenargs, **keywords) as process:
+        code = process.wait(timeout)
+    used = process.usage() if code else None
+    _check(CompletedProcess(process.args, code), None if used is None else used.oom_kills)
     return 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from allgone._core.command import Command
+from allgone._core.limits import Limits
 from allgone._core.policy import StopPolicy
 from allgone._core.unit import Unit
 from allgone.errors import Unsupported
@@ -58,13 +59,20 @@ def scope_of(
     description: str | None,
     properties: Mapping[str, object] | None,
     policy: StopPolicy | None,
+    limits: Limits | None,
 ) -> Unit | None:
-    """What was asked for, such that `systemctl stop` does as `policy` says; None if nothing was."""
+    """What was asked for, such that `systemctl stop` does as `policy` says; None if nothing was.
+
+    Raises ValueError where a property is given twice.
+    """
     if name is None and slice is None and description is None and not properties:
         return None
     stop = policy.as_unit_properties() if policy is not None else {}
     name = name if name is not None else f"allgone-{os.getpid()}-{os.urandom(4).hex()}.scope"
-    return Unit(name, slice, description, {**stop, **(properties or {})})
+    limited = limits.as_unit_properties() if limits is not None else {}
+    if twice := limited.keys() & (properties or {}).keys():
+        raise ValueError(f"property {twice.pop()!r} is in limits= as well")
+    return Unit(name, slice, description, {**stop, **limited, **(properties or {})})
 
 
 def with_variables(

@@ -32,8 +32,9 @@ class LeftHome:
     """A directory whose supervisor is gone."""
 
     def __init__(self, folder: str, mount: Mount) -> None:
-        self.folder = folder
+        self.folder = self.top = folder
         self.mount = mount
+        self.may_empty = ""
 
     def admits(self) -> bool:
         return False

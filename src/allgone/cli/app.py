@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from allgone.cli import OWN_FAILURE, durations, say
+
+if TYPE_CHECKING:
+    from allgone._core.limits import Limits
 
 _RUN_EXAMPLES = """\b
 Examples:
@@ -16,6 +19,7 @@ Examples:
   allgone run --timeout 10m -- ./integration-tests
   allgone run --backend cgroup --report report.json -- ./start-everything
   allgone run --usage -- make -j4
+  allgone run --memory-max 2G --tasks-max 500 --cpu-quota 150% -- make -j4
   allgone run --trace --report report.html -- make -j4
   allgone run --unit ci-job.scope --property MemoryMax=2G -- make test
   allgone run --kill-signal INT --timeout-stop 30s -- npm start
@@ -65,6 +69,36 @@ def _properties(_: click.Context, param: click.Parameter, values: tuple[str, ...
         if not name or not equals:
             raise click.BadParameter(f"{name!r} is not NAME=VALUE", param=param)
     return {name: value for name, _equals, value in pairs}
+
+
+def _limits(options: dict[str, Any]) -> Limits | None:
+    """Raises BadParameter."""
+    from allgone._core.limits import Limits
+
+    found = {name: options[name] for name in (*_LIMITS, "memory_oom_group") if options[name] not in (None, False)}
+    try:
+        return Limits(**found) if found else None
+    except (ValueError, TypeError) as e:
+        raise click.BadParameter(str(e)) from None
+
+
+_LIMITS = {
+    "memory_max": ("SIZE", "More memory than this (512M, 2G) it can't have: who asks for more is killed."),
+    "memory_high": ("SIZE", "With more memory than this it is slowed down."),
+    "memory_swap_max": ("SIZE", "More swap than this it can't have; 0: none."),
+    "tasks_max": ("NUMBER", "More processes and threads than this it can't have at a time."),
+    "cpu_quota": ("PERCENT", "CPU time, in per cent of one CPU (150%)."),
+    "cpu_weight": ("NUMBER", "Share of the CPUs, from 1 to 10000; others have 100."),
+    "io_weight": ("NUMBER", "The same of disks."),
+}
+
+
+def _limit_options(command: Callable[..., int]) -> Callable[..., int]:
+    for name, (metavar, what) in reversed(_LIMITS.items()):
+        kind = int if name.endswith("_weight") else str
+        option = "--" + name.replace("_", "-")
+        command = click.option(option, metavar=metavar, type=kind, help=f"With cgroup. {what}")(command)
+    return command
 
 
 def _signal(_: click.Context, param: click.Parameter, value: str) -> int:
@@ -161,6 +195,8 @@ def allgone() -> None:
     help="With cgroup, have CPU and memory in the report, looked at this often.",
 )
 @click.option("--usage", is_flag=True, help="When all is over, print what was used to stderr, as time -v does.")
+@_limit_options
+@click.option("--memory-oom-group", is_flag=True, help="With cgroup. For want of memory, all of it is killed together.")
 @click.option("--seal", is_flag=True, help="Keep a command that is root from leaving its cgroup by itself.")
 @click.option(
     "--network",
@@ -182,6 +218,7 @@ def run(command: tuple[str, ...], **options: Any) -> int:
         send_sighup=options["send_sighup"],
         timeout_stop=options["timeout_stop"],
     )
+    limits = _limits(options)
     scope = {name: options[name] for name in ("unit", "slice", "description", "properties") if options[name]}
     return job.run(
         job.Job(
@@ -192,7 +229,7 @@ def run(command: tuple[str, ...], **options: Any) -> int:
             options["name"],
             options["reports"],
             scope,
-            {name: options[name] for name in ("trace", "escapees", "seal", "network", "sample")},
+            {name: options[name] for name in ("trace", "escapees", "seal", "network", "sample")} | {"limits": limits},
             usage=options["usage"],
         )
     )

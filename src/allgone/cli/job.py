@@ -165,6 +165,9 @@ def _tell(job: Job, process: Popen, report: Report, because: str | None) -> None
         said = f"stopped the command, for {because}: {_names(stopped)}"
     if because is None and report.ended_from_outside:
         said = f"ended from outside: {report.ended_from_outside}" + (f"; {said}" if said else "")
+    if report.oom_kills:
+        killed = "a process" if report.oom_kills == 1 else f"{report.oom_kills} processes"
+        said = f"the kernel killed {killed} of it for want of memory" + (f"; {said}" if said else "")
     alive = process.escapees() - spared
     if alive:
         said += ("; " if said else "") + f"could not stop {_names(processes.described(alive))}"

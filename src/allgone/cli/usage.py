@@ -42,6 +42,7 @@ def _more(usage: Usage) -> list[str]:
         ("Stalled for the CPU (seconds)", _stalled(usage.cpu_pressure)),
         ("Stalled for memory (seconds)", _stalled(usage.memory_pressure)),
         ("Stalled for IO (seconds)", _stalled(usage.io_pressure)),
+        ("Killed for want of memory", usage.oom_kills or None),
         ("Approximate", "what was not waited for may be missing" if usage.approximate else None),
     ]
     return [f"{name}: {value}" for name, value in found if value is not None]

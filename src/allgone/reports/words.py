@@ -29,6 +29,7 @@ def facts(story: Story) -> list[tuple[str, str]]:
         ("Leader", report.outcome),
         ("Backend", report.backend),
         ("Stop", f"took {seconds(report.duration)}"),
+        ("Killed for want of memory", f"{report.oom_kills} by the kernel" if report.oom_kills else ""),
         ("Ended from outside", printable(report.ended_from_outside, 500)),
         ("Had to be killed", ", ".join(map(str, report.killed))),
         ("Escaped", ", ".join(map(str, report.escapees))),

@@ -32,6 +32,18 @@ class Guest:
         assert done.returncode == 0 or not check, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
+    def boot(self) -> str:
+        """What no other of its boots is called; "" if it does not answer."""
+        return self.run("cat /proc/sys/kernel/random/boot_id", check=False)
+
+    def is_up_again(self, before: str) -> None:
+        """Wait for the end of another boot than that. (libvirt begins the console's file anew when it is switched on.)"""
+        until = time.monotonic() + _UP_WITHIN
+        while self.boot() in ("", before):
+            assert time.monotonic() < until, f"it does not answer {_UP_WITHIN} s after it was switched on"
+            time.sleep(1)
+        assert self.run("systemctl is-system-running --wait", check=False) == "running\n"
+
     def said(self, words: str) -> int:
         """How often its console has."""
         return self.console.read_text(errors="replace").count(words)
