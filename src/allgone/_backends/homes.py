@@ -16,7 +16,7 @@ from allgone._backends import marks
 from allgone._backends.keeper import Keeper
 from allgone._core.containment import Leader
 from allgone._core.unit import Unit
-from allgone._linux import cgroupfs, fds, freezer, systemd
+from allgone._linux import cgroupfs, controllers, fds, freezer, systemd
 from allgone._linux.cgroupfs import Mount
 from allgone._linux.guard import Guard
 from allgone._linux.systemd import Manager, UnitState
@@ -282,12 +282,14 @@ def _locked(folder: str) -> int:
 
 def _properties(unit: Unit, own: UnitState | None, version: int) -> dict[str, object]:
     given: Mapping[str, object] = {"Slice": unit.slice} if unit.slice else {}
+    # Not Delegate=yes, which is all controllers: with cpuset the processes of all units around would forget which CPUs
+    # they were given (before Linux 6.3).
     properties: dict[str, object] = {
         "Description": unit.description or f"allgone: what process {os.getpid()} started",
         "TimeoutStopUSec": 10_000_000,
         **_bound_to(own),
         **given,
-        "Delegate": True,
+        "DelegateControllers": list(controllers.ALL),
         "CollectMode": "inactive-or-failed",
     }
     if version >= _OOM_POLICY_OF_SCOPES:  # one that is killed is no reason to stop the others

@@ -34,6 +34,7 @@ _GONE = {errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE, errn
 _MORE_SIGNATURES = {
     b"PIDs": b"au", b"PIDFDs": b"ah", b"OOMPolicy": b"s", b"FinalKillSignal": b"i", b"CPUWeight": b"t",
     b"IOWeight": b"t", b"MemoryMin": b"t", b"ManagedOOMSwap": b"s", b"ManagedOOMMemoryPressure": b"s",
+    b"DelegateControllers": b"as",
 }  # fmt: skip
 
 UNIT_EXISTS = "org.freedesktop.systemd1.UnitExists"

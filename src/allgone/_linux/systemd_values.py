@@ -18,7 +18,7 @@ _SPANS = {
 _INFINITY = (1 << 64) - 1
 _BOOLEANS = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
 _TYPES: dict[object, type] = {b"b": bool, b"t": int, b"u": int, b"i": int, b"s": str, b"as": list}
-_OURS = {"PIDs", "PIDFDs", "Delegate", "CollectMode", "ControlGroup"}
+_OURS = {"PIDs", "PIDFDs", "Delegate", "DelegateControllers", "CollectMode", "ControlGroup"}
 
 
 def converted(name: str, value: object, signature: object, known: Collection[bytes]) -> object:

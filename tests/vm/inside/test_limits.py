@@ -365,5 +365,5 @@ else:
     raise AssertionError("no error")
 """
     inside = 'umount -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; mount -t tmpfs none /run; exec "$@"'
-    before = (*SERVICE, "--property=Delegate=yes", "unshare", "--cgroup", "--mount", "sh", "-c", inside, "-")
+    before = (*SERVICE, "unshare", "--cgroup", "--mount", "sh", "-c", inside, "-")
     supervised(HUNGRY + code, before=before)

@@ -34,10 +34,12 @@ def test_the_cpus_that_the_supervisor_was_given_are_its_childrens(before: Sequen
         assert len(cpus) > 1, "it takes two to tell"
         show = [sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"]
         shown = lambda **how: {int(cpu) for cpu in allgone.check_output(show, backend="cgroup", **how).split()}
-        assert shown() == cpus
         os.sched_setaffinity(0, {max(cpus)})
         assert shown() == {max(cpus)}
-        assert shown(extra_groups=os.getgroups()) == {max(cpus)} or os.getuid()
+        assert os.getuid() or shown(extra_groups=[]) == {max(cpus)}
+        assert os.sched_getaffinity(0) == {max(cpus)}
+        os.sched_setaffinity(0, cpus)
+        assert shown() == cpus
     """
     supervised(code, launcher, before=before)
 
