@@ -89,15 +89,15 @@ def _missing(controller: str, folder: str, mount: Mount) -> LimitUnavailable:
     until = next((each for each in _from(mount.point, folder) if controller not in controllers.available(each)), folder)
     above = os.path.dirname(until) if until != mount.point else ""
     why = f"it is not handed down to {until}" if above else f"it is not handed down to the cgroup at {until}"
-    return LimitUnavailable(controller, (Reason(f"the cgroup {folder}", why, _remedy(controller, until)),))
+    return LimitUnavailable(controller, (Reason(f"the cgroup {folder}", why, _remedy(controller, folder, until)),))
 
 
-def _remedy(controller: str, folder: str) -> str:
+def _remedy(controller: str, folder: str, until: str) -> str:
     if "/user@" in folder:
         return "as root: systemctl edit user@.service, and there [Service] Delegate=cpu cpuset io memory pids"
-    if folder.endswith((".service", ".scope", ".slice")):
+    if until.endswith((".service", ".scope", ".slice")):
         return "Delegate=yes in the unit"
-    return f"as its owner: echo +{controller} > {os.path.dirname(folder)}/cgroup.subtree_control"
+    return f"as its owner: echo +{controller} > {os.path.dirname(until)}/cgroup.subtree_control"
 
 
 def _not_taken(name: str, value: object, folder: str, e: OSError) -> LimitUnavailable:
