@@ -6,10 +6,10 @@ import os
 import select
 import subprocess
 import time
+from collections.abc import Generator
 from typing import IO, Any
 
 from allgone._core.stop import Steps, Wait
-from allgone._process import driver
 
 _CHUNK = 1 << 16
 
@@ -31,15 +31,13 @@ class Exchange:
         fd = self._fds.get(which)
         return None if fd is None else b"".join(self._kept[fd])
 
-    def pump(self, wait: Wait) -> bool:
+    def pump(self, wait: Wait) -> Generator[Wait, None, bool]:
         """Wait as `wait` says while moving data; True when one of its fds is readable, False when time is up."""
         while True:
-            poller = select.poll()
-            for fd in (*wait.fds, *self._open):
-                poller.register(fd, select.POLLIN)
-            if self._stdin is not None:
-                poller.register(self._stdin.fileno(), select.POLLOUT)
-            ready = driver.poll(poller, wait.deadline)
+            writable = () if self._stdin is None else (self._stdin.fileno(),)
+            what = Wait((*wait.fds, *self._open), wait.deadline, writable)
+            yield what
+            ready = _ready(what)
             for fd in ready:
                 self._move(fd)
             if any(fd in ready for fd in wait.fds):
@@ -72,10 +70,10 @@ class Exchange:
             except BrokenPipeError:
                 pass  # as above, for what was still buffered
 
-    def pump_through(self, steps: Steps) -> None:
-        """Carry out a stop, reading meanwhile so that nobody blocks on a full pipe."""
+    def pump_through(self, steps: Steps) -> Steps:
+        """A stop, with data moved meanwhile so that nobody blocks on a full pipe."""
         for wait in steps:
-            self.pump(wait)
+            yield from self.pump(wait)
 
     def drain(self) -> None:
         """Take what is in the pipes now. End-of-file may never come: an escapee can hold the other end."""
@@ -86,6 +84,16 @@ class Exchange:
                     self._keep(fd, os.read(fd, _CHUNK))
             except BlockingIOError:
                 continue
+
+
+def _ready(wait: Wait) -> list[int]:
+    """Which of its fds are ready now."""
+    poller = select.poll()
+    for fd in wait.fds:
+        poller.register(fd, select.POLLIN)
+    for fd in wait.writable:
+        poller.register(fd, select.POLLOUT)
+    return [fd for fd, _ in poller.poll(0)]
 
 
 def as_bytes(data: Any, stdin: IO[Any] | None) -> bytes:

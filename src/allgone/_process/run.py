@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from allgone._core.report import Report
+from allgone._process import driver
 from allgone._process.communicate import Exchange, as_asked, as_bytes, expired
 from allgone._process.popen import Popen
 
@@ -49,8 +50,8 @@ def run(
     with Popen(*popenargs, **keywords) as process:
         streams = {"stdin": process.stdin, "stdout": process.stdout, "stderr": process.stderr}
         exchange = Exchange(streams, as_bytes(input, process.stdin))
-        ended = process.exchange(exchange, deadline)
-        report = process.stop_meanwhile(exchange.pump_through)
+        ended = driver.run(process.exchange(exchange, deadline))
+        report = process.stop_meanwhile(lambda steps: driver.run(exchange.pump_through(steps)))
         exchange.drain()
         if not ended:
             raise expired(process.args, timeout or 0, exchange)
