@@ -203,7 +203,7 @@ class UntilReady:
         self.probe = probe
         self._output = output
         self._timeout = timeout
-        self._deadline = time.monotonic() + timeout
+        self.deadline = time.monotonic() + timeout
         self._pause = _FIRST_LOOK
         self._ended = False
 
@@ -214,7 +214,7 @@ class UntilReady:
         self._output.pump()
         if process._notifications is not None:
             process._notifications.hear()
-            self._deadline = max(self._deadline, process._notifications.extended_until)
+            self.deadline = max(self.deadline, process._notifications.extended_until)
 
     def next_wait(self) -> Wait | None:
         """Look, and ask; what to wait for then is told by `after()`."""
@@ -244,7 +244,7 @@ class UntilReady:
                 process.returncode,
                 self._output.tail(),
             )
-        left = self._deadline - time.monotonic()
+        left = self.deadline - time.monotonic()
         if left <= 0:
             last = f" (last: {answer})" if isinstance(answer, OSError) else _told(process)
             message = f"{process.args!r}: {probe} was not true within {self._timeout:g} s{last}"

@@ -114,15 +114,18 @@ class Group(Inside, Freezable):
             process.close_streams()
         driver.forget(self._containment)
 
+    def _is_ours(self) -> bool:
+        return self._containment.owner == os.getpid()
+
     def _check_owner(self) -> None:
-        if self._containment.owner != os.getpid():
+        if not self._is_ours():
             raise WrongProcess(f"{self.name} is of process {self._containment.owner}; this is {os.getpid()}")
 
     def __enter__(self) -> Group:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._containment.owner != os.getpid():
+        if not self._is_ours():
             return
         if error is None:
             self.stop()

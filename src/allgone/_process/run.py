@@ -38,30 +38,48 @@ def run(
     Raises `subprocess.CalledProcessError`, `subprocess.TimeoutExpired` (with the output so far), and what `Popen`
     raises.
     """
+    keywords = with_pipes(keywords, input=input, capture_output=capture_output)
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    with Popen(*popenargs, **keywords) as process:
+        exchange = exchange_with(process, input)
+        ended = driver.run(process.exchange(exchange, deadline))
+        process.stop_meanwhile(lambda steps: driver.run(exchange.pump_through(steps)))
+        done = completed(process, exchange, None if ended else timeout)
+    if check:
+        done.check_returncode()
+    return done
+
+
+def with_pipes(keywords: dict[str, Any], *, input: Any, capture_output: bool) -> dict[str, Any]:
+    """The arguments for `Popen`. Raises ValueError for those that `run` does not take together."""
+    new = {}
     if input is not None:
         if keywords.get("stdin") is not None:
             raise ValueError("stdin and input arguments may not both be used.")
-        keywords["stdin"] = subprocess.PIPE
+        new["stdin"] = subprocess.PIPE
     if capture_output:
         if keywords.get("stdout") is not None or keywords.get("stderr") is not None:
             raise ValueError("stdout and stderr arguments may not be used with capture_output.")
-        keywords["stdout"] = keywords["stderr"] = subprocess.PIPE
-    deadline = math.inf if timeout is None else time.monotonic() + timeout
-    with Popen(*popenargs, **keywords) as process:
-        streams = {"stdin": process.stdin, "stdout": process.stdout, "stderr": process.stderr}
-        exchange = Exchange(streams, as_bytes(input, process.stdin))
-        ended = driver.run(process.exchange(exchange, deadline))
-        report = process.stop_meanwhile(lambda steps: driver.run(exchange.pump_through(steps)))
-        exchange.drain()
-        if not ended:
-            raise expired(process.args, timeout or 0, exchange)
-        stdout = as_asked(exchange.output("stdout"), process.stdout)
-        stderr = as_asked(exchange.output("stderr"), process.stderr)
-    completed = CompletedProcess(process.args, process.returncode, stdout, stderr)
-    completed.report = report
-    if check:
-        completed.check_returncode()
-    return completed
+        new["stdout"] = new["stderr"] = subprocess.PIPE
+    return {**keywords, **new}
+
+
+def exchange_with(process: Popen, input: Any) -> Exchange:
+    streams = {"stdin": process.stdin, "stdout": process.stdout, "stderr": process.stderr}
+    return Exchange(streams, as_bytes(input, process.stdin))
+
+
+def completed(process: Popen, exchange: Exchange, timed_out_after: float | None) -> CompletedProcess:
+    """When it has been stopped. Raises `subprocess.TimeoutExpired`."""
+    exchange.drain()
+    if timed_out_after is not None:
+        raise expired(process.args, timed_out_after, exchange)
+    stdout = as_asked(exchange.output("stdout"), process.stdout)
+    stderr = as_asked(exchange.output("stderr"), process.stderr)
+    done = CompletedProcess(process.args, process.returncode, stdout, stderr)
+    assert process.report is not None
+    done.report = process.report
+    return done
 
 
 def call(*popenargs: Any, timeout: float | None = None, **keywords: Any) -> int:
