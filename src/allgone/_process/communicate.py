@@ -23,7 +23,9 @@ class Exchange:
         self._open = {s.fileno(): s for s in (streams["stdout"], streams["stderr"]) if s is not None}
         self._kept: dict[int, list[bytes]] = {fd: [] for fd in self._open}
         self._fds = {which: s.fileno() for which, s in streams.items() if s is not None and which != "stdin"}
-        if self._stdin is not None and not self._data:
+        if self._stdin is not None:
+            os.set_blocking(self._stdin.fileno(), False)  # so that a write takes what fits
+        if not self._data:
             self._close_stdin()
 
     def output(self, which: str) -> bytes | None:
@@ -50,7 +52,9 @@ class Exchange:
             self._keep(fd, os.read(fd, _CHUNK))
         elif self._stdin is not None and fd == self._stdin.fileno():
             try:
-                self._data = self._data[os.write(fd, self._data[: select.PIPE_BUF]) :]
+                self._data = self._data[os.write(fd, self._data[:_CHUNK]) :]
+            except BlockingIOError:
+                return
             except BrokenPipeError:
                 self._data = self._data[:0]  # it does not want to read on; subprocess ignores that too
             if not self._data:
