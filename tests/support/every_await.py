@@ -31,5 +31,5 @@ class Disturbed:
             try:
                 value = yield suspension
                 go_on = self._coroutine.send
-            except BaseException as e:
+            except BaseException as e:  # noqa: BLE001  # thrown into the coroutine
                 value, go_on = e, self._coroutine.throw

@@ -111,8 +111,13 @@ class Group(Inside, Freezable):
     def _settled(self) -> None:
         for process in self._processes:
             process._settled()
-            process.close_streams()
+        self.close_streams()
         driver.forget(self._containment)
+
+    def close_streams(self) -> None:
+        """Close the pipes to all of its processes."""
+        for process in self._processes:
+            process.close_streams()
 
     def _is_ours(self) -> bool:
         return self._containment.owner == os.getpid()

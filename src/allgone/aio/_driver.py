@@ -140,6 +140,8 @@ class Stoppable(Protocol):
 
     def stopping(self, policy: StopPolicy | None = None) -> AbstractContextManager[Stopping]: ...
 
+    def close_streams(self) -> None: ...
+
 
 async def stop(
     what: Stoppable,

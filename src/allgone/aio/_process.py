@@ -42,6 +42,14 @@ class Process(Contained, anyio.abc.AsyncResource):
         self.stdout = None if popen.stdout is None else PipeReceiveStream(popen.stdout)
         self.stderr = None if popen.stderr is None else PipeReceiveStream(popen.stderr)
 
+    def __repr__(self) -> str:
+        code = self.returncode
+        if code is None:
+            status = f"running with PID {self.pid}"
+        else:
+            status = f"exited with signal {-code}" if code < 0 else f"exited with status {code}"
+        return f"<{type(self).__module__.rpartition('.')[0]}.{type(self).__name__} {self.args!r}: {status}>"
+
     @property
     def args(self) -> Any:
         """The command, as it was given."""

@@ -46,6 +46,7 @@ async def started(make: Callable[[], _S], keywords: Mapping[str, Any], *, slow: 
     made, cancelled = await _driver.undisturbed(_driver.in_thread(make))
     if cancelled is not None:
         await _driver.stop_after(cancelled, lambda: _driver.stop(made, _AT_ONCE))
+        made.close_streams()
         raise cancelled
     return made
 
