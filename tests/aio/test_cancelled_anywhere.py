@@ -23,7 +23,7 @@ from allgone._backends import choose
 
 SOON = allgone.StopPolicy(timeout_stop=0.05)
 MOST = 300  # suspensions that a life may take, which takes some thirty
-TREE = ["sh", "-c", "sleep 1000 & echo up; wait"]
+TREE = ["sh", "-c", "sleep 1000 & echo up; exec sleep 1000"]
 PAIRS = [("asyncio", "cgroup"), ("trio", "process-group")]  # by default not each loop with each backend
 NATIVE_PAIRS = [("asyncio", "process-group")]  # trio has scopes only
 Options = dict[str, Any]
@@ -57,7 +57,7 @@ async def started_in_a_thread(options: Options) -> None:
 
 
 async def stopped_the_hard_way(options: Options) -> None:
-    deaf = ["sh", "-c", "trap '' TERM; sleep 1000 & echo up; wait"]
+    deaf = ["sh", "-c", "trap '' TERM; sleep 1000 & echo up; exec sleep 1000"]
     async with await aio.open_process(deaf, stdout=-1, policy=SOON, **options) as process:
         await process.stdout.receive()
         await process.stop()

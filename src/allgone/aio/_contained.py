@@ -68,8 +68,10 @@ class Contained:
         Cancelled while it waits it kills what is left, at once, and is done before the cancellation goes its way.
         Called in a scope that is cancelled already it does as the policy says. Never is anything left behind.
 
-        Raises `StopTimeout` naming the pids when SIGKILL did not end them; it may be called again then.
+        Raises `StopTimeout` naming the pids when SIGKILL did not end them; it may be called again then. In a fork
+        `WrongProcess`.
         """
+        self._held._check_owner()
         try:
             self._turn.acquire_nowait()
         except anyio.WouldBlock:

@@ -88,6 +88,7 @@ class Process(Contained, anyio.abc.AsyncResource):
 
         Raises `WrongProcess` in a fork.
         """
+        self._held._check_owner()
         await anyio.lowlevel.checkpoint()
         while (returncode := self._held.poll()) is None:
             await self._wait_for_the_leader()
