@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import anyio
 import pytest
+from support.backends import BACKENDS, BackendUnderTest
 from support.programs import PATIENCE
 from support.tiers import missing
 
@@ -44,6 +45,14 @@ def _loops_have_run() -> None:
             each.run(anyio.sleep, 0)
         except ImportError:
             continue  # the tests on it say so
+
+
+@pytest.fixture(params=[each for each in BACKENDS if not each.sweep], ids=lambda each: each.label)
+def backend(request: pytest.FixtureRequest) -> BackendUnderTest:
+    """Each in turn; what sweeps does so in the blocking core."""
+    if request.param.name == "cgroup":
+        request.getfixturevalue("cgroup_base")
+    return request.param
 
 
 @pytest.fixture(params=LOOPS, ids=lambda each: each.label)

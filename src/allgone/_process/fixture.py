@@ -237,6 +237,7 @@ class UntilReady:
         """
         if answer is True:
             return None
+        self._output.pump()  # again, for the probe may have taken its time
         process, probe = self._process, self.probe
         if self._ended:
             raise ExitedBeforeReady(
