@@ -23,7 +23,9 @@ async def run(
     """`allgone.run`, awaited: when it returns, or is cancelled, everything that the command started is gone.
 
     >>> import anyio
-    >>> anyio.run(run, ["sh", "-c", "sleep 1000 & tr a-z A-Z"], b"hi", True).stdout
+    >>> async def main():
+    ...     return await run(["sh", "-c", "sleep 1000 & tr a-z A-Z"], input=b"hi", capture_output=True)
+    >>> anyio.run(main).stdout
     b'HI'
 
     Raises `subprocess.CalledProcessError`, `subprocess.TimeoutExpired` (with the output so far), and what `Popen`
