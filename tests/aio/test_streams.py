@@ -11,7 +11,6 @@ import termios
 import anyio
 import pytest
 from aio.conftest import Loop
-from support.programs import command
 
 import allgone
 from allgone import aio
@@ -74,13 +73,14 @@ def test_much_is_written_and_read_at_the_same_time(loop: Loop) -> None:
 
 def test_nothing_is_read_before_it_is_asked_for(loop: Loop) -> None:
     async def main() -> None:
-        async with await aio.open_process(command("floods"), stdout=-1) as process:
-            await process.stdout.receive(1)
-            fd = process.stdout.fileno()
-            while held_by(fd) < fcntl.fcntl(fd, 1032) - 4096:  # F_GETPIPE_SZ
-                await anyio.sleep(0.001)
-            assert len(await process.stdout.receive(10)) == 10
-            await process.stop()
+        async with await aio.open_process(["head", "-c", str(LARGE), "/dev/zero"], stdout=-1) as process:
+            first = await process.stdout.receive(10)
+            assert len(first) == 10
+            with anyio.move_on_after(0.05) as scope:
+                await process.wait()
+            assert scope.cancelled_caught  # it waits for somebody to read
+            assert 0 < held_by(process.stdout.fileno()) < LARGE - 10
+            assert len(await all_of(process.stdout)) == LARGE - 10
 
     loop.run(main)
 
