@@ -37,6 +37,9 @@ LOOPS = (
 )
 
 
+WITH_UVLOOP = ("test_streams", "test_many", "test_groups")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _loops_have_run() -> None:
     """libuv keeps a pipe from its first loop on, for the whole process."""
@@ -55,7 +58,15 @@ def backend(request: pytest.FixtureRequest) -> BackendUnderTest:
     return request.param
 
 
-@pytest.fixture(params=LOOPS, ids=lambda each: each.label)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """uvloop differs in how it waits for fds: where that is not what a test is about, it takes --run-slow."""
+    if "loop" in metafunc.fixturenames:
+        every = metafunc.config.getoption("--run-slow") or metafunc.module.__name__.endswith(WITH_UVLOOP)
+        loops = [each for each in LOOPS if every or each.label != "uvloop"]
+        metafunc.parametrize("loop", loops, indirect=True, ids=lambda each: each.label)
+
+
+@pytest.fixture
 def loop(request: pytest.FixtureRequest) -> Loop:
     """Each in turn."""
     chosen: Loop = request.param
