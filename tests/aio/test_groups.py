@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import anyio
@@ -38,6 +39,22 @@ def test_one_can_be_stopped_alone(loop: Loop, backend: BackendUnderTest) -> None
             assert group.members() == {two.pid}
             assert group.signal_all(signal.SIGKILL) == {two.pid}
             assert await two.wait() == -signal.SIGKILL
+
+    loop.run(main)
+
+
+def test_who_reads_when_the_group_is_stopped_is_told(loop: Loop, backend: BackendUnderTest) -> None:
+    async def main() -> None:
+        async def reads() -> None:
+            with pytest.raises(anyio.ClosedResourceError):
+                await process.stdout.receive()
+
+        async with anyio.create_task_group() as tasks, aio.group(**backend.options) as group:
+            process = await group.open_process(["sleep", "1000"], stdout=-1)
+            holds = os.open(f"/proc/self/fd/{process.stdout.fileno()}", os.O_WRONLY)  # so that it does not end
+            tasks.start_soon(reads)
+            await anyio.wait_all_tasks_blocked()
+        os.close(holds)
 
     loop.run(main)
 

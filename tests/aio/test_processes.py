@@ -75,6 +75,7 @@ def test_a_cancelled_block_stops_as_its_policy_says(loop: Loop, backend: Backend
 
     process = loop.run(main)
     assert [each.signum for each in process.report.sent] == [signal.SIGTERM, signal.SIGCONT, signal.SIGKILL]
+    assert process.report.sent[-1].after >= SOON.timeout_stop
     assert process.returncode == -signal.SIGKILL
 
 
