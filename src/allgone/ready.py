@@ -25,6 +25,7 @@ class Probe(Protocol):
 
     reads_output: bool
     is_told: bool  # an fd says when to ask again, so that there is no need to do so from time to time
+    blocks: bool  # asking may take so long that an event loop should not wait for it
 
     def __call__(self, process: Any, output: Output) -> bool: ...
 
@@ -135,6 +136,7 @@ class _Asked:
 
     reads_output = False
     is_told = False
+    blocks = True
 
 
 class _Tcp(_Asked):
@@ -201,6 +203,7 @@ class Listening(_Asked):
 
 class _LogLine(_Asked):
     reads_output = True
+    blocks = False
 
     def __init__(self, regex: re.Pattern[str]) -> None:
         self._regex = regex
@@ -226,6 +229,7 @@ class _LogLine(_Asked):
 class Notify:
     reads_output = False
     is_told = True
+    blocks = False
 
     def __init__(self, watchdog: float | None) -> None:
         self.watchdog = watchdog
@@ -238,6 +242,8 @@ class Notify:
 
 
 class _PathExists(_Asked):
+    blocks = False
+
     def __init__(self, path: str) -> None:
         self._path = path
 
@@ -248,11 +254,13 @@ class _PathExists(_Asked):
         return f"path_exists({self._path!r})"
 
 
-class _Callable(_Asked):
+class Function(_Asked):
     def __init__(self, function: Any) -> None:
         import inspect
 
         self._function = function
+        called = function if inspect.isroutine(function) else type(function).__call__
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
         try:
             inspect.signature(function).bind()
         except TypeError:
@@ -263,13 +271,17 @@ class _Callable(_Asked):
             self._takes_process = False
 
     def __call__(self, process: Any, output: Output) -> bool:
-        return bool(self._function(process) if self._takes_process else self._function())
+        return bool(self.called(process))
+
+    def called(self, process: Any) -> Any:
+        """What it returns: of one that `is_async`, what is to be awaited."""
+        return self._function(process) if self._takes_process else self._function()
 
     def __repr__(self) -> str:
         return repr(self._function)
 
 
-def probe(ready: object) -> Probe | None:
+def probe(ready: object, *, may_be_async: bool = False) -> Probe | None:
     """The probe for one start of a fixture, by its ``ready=``. Raises TypeError for what can't be called."""
     if isinstance(ready, _LogLine):
         return ready.from_the_first_line()  # the same one may be given to many fixtures
@@ -277,4 +289,7 @@ def probe(ready: object) -> Probe | None:
         return ready
     if not callable(ready):
         raise TypeError(f"ready must be a probe or a callable, not {type(ready).__name__}")
-    return _Callable(ready)
+    function = Function(ready)
+    if function.is_async and not may_be_async:
+        raise TypeError(f"ready={ready!r} is a coroutine function; allgone.aio.process_fixture takes such")
+    return function

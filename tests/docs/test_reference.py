@@ -11,6 +11,7 @@ import click
 import pytest
 
 import allgone
+from allgone import aio
 from allgone.cli import app
 from docs import pages
 
@@ -20,6 +21,8 @@ REFERENCE = pages.ROOT / "docs" / "reference.md"
 # Public in Python's eyes only: one module of allgone uses them on another's behalf.
 INTERNAL = {
     *(("Popen", name) for name in ("stop_meanwhile", "end_fds", "exchange", "close_streams")),
+    *((name, internal) for name in ("Popen", "Group") for internal in ("is_to_be_stopped", "stopping")),
+    ("Group", "close_streams"),
     ("StopPolicy", "packed"),
     ("StopPolicy", "unpacked"),
 }
@@ -88,6 +91,31 @@ def _attributes() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "attribute"), _attributes())
 def test_every_attribute_is_in_the_reference(name: str, attribute: str) -> None:
     assert re.search(rf"`{attribute}\b", section_of(name))
+
+
+@pytest.mark.parametrize("name", aio.__all__)
+def test_every_name_of_aio_is_in_the_reference(name: str) -> None:
+    assert aio_section_of(name), f"docs/reference.md has no heading with `aio.{name}`, or nothing below it"
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute"),
+    [
+        (name, each)
+        for name in ("Process", "FixtureProcess", "Group")
+        for owner in getattr(aio, name).__mro__
+        if owner.__module__.startswith("allgone.")
+        for each in vars(owner)
+        if not each.startswith("_") and (name != "FixtureProcess" or owner is aio.FixtureProcess)
+    ],
+)
+def test_every_attribute_of_aio_is_in_the_reference(name: str, attribute: str) -> None:
+    assert re.search(rf"`(await |async with )?{attribute}\b", aio_section_of(name))
+
+
+def aio_section_of(name: str) -> str:
+    found = [text for title, text in pages.sections(REFERENCE).items() if re.match(rf"`aio\.{name}[`(]", title)]
+    return found[0] if found else ""
 
 
 def _options() -> list[tuple[str, str]]:

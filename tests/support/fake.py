@@ -246,13 +246,10 @@ class FakeStarted:
 
     def stop(self, policy: allgone.StopPolicy | None = None) -> allgone.Report:
         if self.report is None or not self.containment.gone:
-            return reporting.reported(
-                self.containment,
-                [self.leader],
-                lambda: self._carry_out(policy or self.policy),
-                self._returncode,
-                self._keep,
-            )
+            policy = policy or self.policy
+            with reporting.reported(self.containment, [self.leader], policy, self._returncode, self._keep) as stopping:
+                stopping.outcome = stopping.outcome or self._carry_out(policy)
+        assert self.report is not None
         return self.report
 
     def _keep(self, report: allgone.Report) -> None:

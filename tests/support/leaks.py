@@ -14,7 +14,7 @@ from support import cgroups, init, procfs
 
 
 # The cgroup backend keeps one directory for this process, and an fd that locks it, until the process ends.
-def _is_own_home(path: str) -> bool:
+def is_own_home(path: str) -> bool:
     return re.fullmatch(rf".*/allgone-{os.getpid()}-[0-9a-f]+(/guard)?", path) is not None
 
 
@@ -53,13 +53,18 @@ def holdings(base: str | None) -> Holdings:
     zombies = frozenset(pid for pid in init.children(os.getpid()) if procfs.state(pid) == "Z")
     return Holdings(
         frozenset(_fds()),
-        frozenset(threading.enumerate()),
+        frozenset(each for each in threading.enumerate() if not _is_of_trio(each)),
         zombies,
         frozenset(_descendants()) - zombies,
-        frozenset(each for each in cgroups.tree(base) if not _is_own_home(each)) if base else frozenset(),
+        frozenset(each for each in cgroups.tree(base) if not is_own_home(each)) if base else frozenset(),
         _is_subreaper(),
         frozenset([os.readlink("/proc/thread-self/ns/net")]),
     )
+
+
+def _is_of_trio(thread: threading.Thread) -> bool:
+    """trio keeps a thread for ten seconds, for when there is more to do."""
+    return thread.name.startswith("Trio thread")
 
 
 def _is_subreaper() -> bool:
@@ -75,7 +80,7 @@ def _fds() -> list[tuple[int, str]]:
             target = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue  # the directory that we are listing
-        if not _is_own_home(target) and not _is_to_the_guard(int(name)):
+        if not is_own_home(target) and not _is_to_the_guard(int(name)):
             found.append((int(name), target))
     return found
 

@@ -338,6 +338,12 @@ class CgroupBackend:
         return cgroup_base.HOW[self._base.how].format(manager=self._base.manager)
 
     @property
+    def is_at_hand(self) -> bool:
+        """Whether there is a directory to make containments in, and nobody has to be asked to move processes there."""
+        home = self._home
+        return home is not None and home.can_take_more() and not home.admits()
+
+    @property
     def moves_in(self) -> bool:
         """Whether systemd must move processes in, for they can't enter by themselves: no ``preexec_fn`` then."""
         with self._lock:

@@ -56,6 +56,20 @@ def backend(
     return _kept(("process-group", guard, sweep), lambda: ProcessGroupBackend(sweep=sweep, guard=guard))
 
 
+def is_at_hand(asked: BackendName | Backend | None, *, sweep: bool = False, guard: bool = True) -> bool:
+    """Whether the backend for `asked` has been used, and need not look for a place to make containments in."""
+    taken: object = asked
+    if asked is None or isinstance(asked, str):
+        name = asked or os.environ.get("ALLGONE_BACKEND") or "auto"
+        keys = {
+            "auto": ("auto", guard, sweep, *_told()),
+            "cgroup": ("cgroup", guard, *_told()),
+            "process-group": ("process-group", guard, sweep),
+        }
+        taken = _chosen.get(keys.get(name, ()))
+    return bool(getattr(taken, "is_at_hand", False))
+
+
 def _told() -> tuple[str | None, ...]:
     return (os.environ.get("ALLGONE_CGROUP"),)
 

@@ -377,6 +377,7 @@ class ProcessGroupBackend:
     """
 
     name = "process-group"
+    is_at_hand = True
 
     def __init__(self, *, sweep: bool = False, session: bool = True, guard: bool = True) -> None:
         if not session and not sweep:

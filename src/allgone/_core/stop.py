@@ -24,10 +24,12 @@ REMOVE_AGAIN = 0.002  # seconds between two attempts at removal: EBUSY lasts 5-1
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait until one of `fds` is readable or `deadline` (monotonic seconds; inf: none) has come."""
+    """Wait until one of `fds` is readable, one of `writable` is writable, or `deadline` (monotonic seconds; inf: none)
+    has come."""
 
     fds: tuple[int, ...]
     deadline: float
+    writable: tuple[int, ...] = ()
 
 
 Steps = Generator[Wait, None, None]

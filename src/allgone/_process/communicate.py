@@ -6,10 +6,10 @@ import os
 import select
 import subprocess
 import time
+from collections.abc import Generator
 from typing import IO, Any
 
 from allgone._core.stop import Steps, Wait
-from allgone._process import driver
 
 _CHUNK = 1 << 16
 
@@ -23,7 +23,9 @@ class Exchange:
         self._open = {s.fileno(): s for s in (streams["stdout"], streams["stderr"]) if s is not None}
         self._kept: dict[int, list[bytes]] = {fd: [] for fd in self._open}
         self._fds = {which: s.fileno() for which, s in streams.items() if s is not None and which != "stdin"}
-        if self._stdin is not None and not self._data:
+        if self._stdin is not None:
+            os.set_blocking(self._stdin.fileno(), False)  # so that a write takes what fits
+        if not self._data:
             self._close_stdin()
 
     def output(self, which: str) -> bytes | None:
@@ -31,15 +33,13 @@ class Exchange:
         fd = self._fds.get(which)
         return None if fd is None else b"".join(self._kept[fd])
 
-    def pump(self, wait: Wait) -> bool:
+    def pump(self, wait: Wait) -> Generator[Wait, None, bool]:
         """Wait as `wait` says while moving data; True when one of its fds is readable, False when time is up."""
         while True:
-            poller = select.poll()
-            for fd in (*wait.fds, *self._open):
-                poller.register(fd, select.POLLIN)
-            if self._stdin is not None:
-                poller.register(self._stdin.fileno(), select.POLLOUT)
-            ready = driver.poll(poller, wait.deadline)
+            writable = () if self._stdin is None else (self._stdin.fileno(),)
+            what = Wait((*wait.fds, *self._open), wait.deadline, writable)
+            yield what
+            ready = _ready(what)
             for fd in ready:
                 self._move(fd)
             if any(fd in ready for fd in wait.fds):
@@ -52,7 +52,9 @@ class Exchange:
             self._keep(fd, os.read(fd, _CHUNK))
         elif self._stdin is not None and fd == self._stdin.fileno():
             try:
-                self._data = self._data[os.write(fd, self._data[: select.PIPE_BUF]) :]
+                self._data = self._data[os.write(fd, self._data[:_CHUNK]) :]
+            except BlockingIOError:
+                return
             except BrokenPipeError:
                 self._data = self._data[:0]  # it does not want to read on; subprocess ignores that too
             if not self._data:
@@ -72,10 +74,10 @@ class Exchange:
             except BrokenPipeError:
                 pass  # as above, for what was still buffered
 
-    def pump_through(self, steps: Steps) -> None:
-        """Carry out a stop, reading meanwhile so that nobody blocks on a full pipe."""
+    def pump_through(self, steps: Steps) -> Steps:
+        """A stop, with data moved meanwhile so that nobody blocks on a full pipe."""
         for wait in steps:
-            self.pump(wait)
+            yield from self.pump(wait)
 
     def drain(self) -> None:
         """Take what is in the pipes now. End-of-file may never come: an escapee can hold the other end."""
@@ -86,6 +88,16 @@ class Exchange:
                     self._keep(fd, os.read(fd, _CHUNK))
             except BlockingIOError:
                 continue
+
+
+def _ready(wait: Wait) -> list[int]:
+    """Which of its fds are ready now."""
+    poller = select.poll()
+    for fd in wait.fds:
+        poller.register(fd, select.POLLIN)
+    for fd in wait.writable:
+        poller.register(fd, select.POLLOUT)
+    return [fd for fd, _ in poller.poll(0)]
 
 
 def as_bytes(data: Any, stdin: IO[Any] | None) -> bytes:

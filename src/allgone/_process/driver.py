@@ -10,8 +10,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from allgone._backends.cgroup import CgroupContainment
 from allgone._backends.keeper import KEEPER
@@ -22,6 +23,10 @@ from allgone._linux import cgroupfs, fds
 from allgone._linux.pidfd import Child
 from allgone.errors import StopTimeout
 
+if TYPE_CHECKING:
+    from allgone._process.reporting import Stopping
+
+_T = TypeVar("_T")
 _LONGEST_POLL = (1 << 31) - 1  # milliseconds, the most that poll(2) can be told: 24 days
 
 # What this process has made and not yet removed, in order.
@@ -63,14 +68,24 @@ def forget(containment: Containment) -> None:
     _live.pop(containment, None)
 
 
-def run(steps: Steps) -> None:
-    """Carry out a stop: wait whenever it says so."""
-    for wait in steps:
+def run(steps: Generator[Wait, None, _T]) -> _T:
+    """Carry out a stop, or whatever else takes steps: wait whenever it says so."""
+    while True:
+        try:
+            wait = next(steps)
+        except StopIteration as end:
+            return cast("_T", end.value)
         wait_for(wait)
 
 
 class Hurry(Exception):
     """Raised by what carries out a stop: whoever waits for it has lost patience, so kill what is left, and go on."""
+
+
+def carry_out(stopping: Stopping, how: Callable[[Steps], None]) -> None:
+    """As `stop()`, of what is to be reported."""
+    if stopping.outcome is None:
+        stopping.outcome = stop(stopping.containment, stopping.leaders, stopping.policy, how)
 
 
 def stop(
@@ -109,20 +124,18 @@ def _kill(containment: Containment, leaders: Sequence[Leader], policy: StopPolic
 def wait_for(wait: Wait) -> None:
     """Block until an fd is readable, a signal comes or the deadline has come."""
     poller = select.poll()
+    for fd in wait.writable:
+        poller.register(fd, select.POLLOUT)
     for fd in wait.fds:
         poller.register(fd, select.POLLIN)
-    poll(poller, wait.deadline)
+    _poll(poller, wait.deadline)
 
 
-def poll(poller: select.poll, deadline: float) -> dict[int, int]:
-    """The fds of `poller` that are ready, and their events; none when a signal comes or the deadline has come."""
+def _poll(poller: select.poll, deadline: float) -> None:
     with _woken_by_signals() as woken:
-        if woken is None:
-            return dict(poller.poll(milliseconds_until(deadline)))
-        poller.register(woken, select.POLLIN)
-        ready = dict(poller.poll(milliseconds_until(deadline)))
-        ready.pop(woken, None)
-        return ready
+        if woken is not None:
+            poller.register(woken, select.POLLIN)
+        poller.poll(milliseconds_until(deadline))
 
 
 def ends(child: Child, deadline: float) -> bool:

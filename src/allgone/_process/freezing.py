@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 
 from allgone._core.containment import Containment
 from allgone._core.freeze import freeze_steps
+from allgone._core.stop import Steps
 from allgone._process import driver
 
 
@@ -35,10 +36,14 @@ class Freezable:
         Raises `FreezeTimeout`, with all members going on as before; `Unsupported` with process-group, and before
         Linux 5.2; ValueError when it has been stopped, or all of it has ended and is removed.
         """
+        with closing(self.freeze_steps(timeout)) as steps:
+            driver.run(steps)
+
+    def freeze_steps(self, timeout: float) -> Steps:
+        """`freeze()`, for a driver."""
         _check(timeout)
         self._check_owner()
-        with closing(freeze_steps(self._containment, timeout)) as steps:
-            driver.run(steps)
+        return freeze_steps(self._containment, timeout)
 
     def thaw(self) -> None:
         """Let every member go on, unless a group around it is frozen as well. Idempotent; also after the stop.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
@@ -87,23 +87,30 @@ class Group(Inside, Freezable):
 
     def stop(self, policy: StopPolicy | None = None) -> Report:
         """Stop every process of the group at the same time; as `Popen.stop`, with the leaders of all."""
-        if self._report is None:
-            self._check_owner()
-            leaders = [leader for process in self._processes for leader in process._leaders()]
-            policy = policy_or(policy, self._policy)
-            stop = functools.partial(driver.stop, self._containment, leaders, policy)
-            traced = [each._traced for each in self._processes if each._traced is not None]
-            return reporting.reported(
-                self._containment,
-                leaders,
-                stop,
-                self._settled,
-                self._keep,
-                traced=traced,
-                all_traced=len(traced) == len(self._processes),
-                ports=self._ports_matter,
-            )
+        if self.is_to_be_stopped():
+            with self.stopping(policy) as stopping:
+                driver.carry_out(stopping, driver.run)
+        assert self._report is not None
         return self._report
+
+    def is_to_be_stopped(self) -> bool:
+        """Whether a stop has something to do still."""
+        return self._report is None
+
+    def stopping(self, policy: StopPolicy | None = None) -> AbstractContextManager[reporting.Stopping]:
+        """For a driver: the stop is carried out in the block, and its report is there after it."""
+        self._check_owner()
+        traced = [each._traced for each in self._processes if each._traced is not None]
+        return reporting.reported(
+            self._containment,
+            [leader for process in self._processes for leader in process._leaders()],
+            policy_or(policy, self._policy),
+            self._settled,
+            self._keep,
+            traced=traced,
+            all_traced=len(traced) == len(self._processes),
+            ports=self._ports_matter,
+        )
 
     def _keep(self, report: Report) -> None:
         self._report = report
@@ -111,18 +118,26 @@ class Group(Inside, Freezable):
     def _settled(self) -> None:
         for process in self._processes:
             process._settled()
-            process.close_streams()
+        self.close_streams()
         driver.forget(self._containment)
 
+    def close_streams(self) -> None:
+        """Close the pipes to all of its processes."""
+        for process in self._processes:
+            process.close_streams()
+
+    def _is_ours(self) -> bool:
+        return self._containment.owner == os.getpid()
+
     def _check_owner(self) -> None:
-        if self._containment.owner != os.getpid():
+        if not self._is_ours():
             raise WrongProcess(f"{self.name} is of process {self._containment.owner}; this is {os.getpid()}")
 
     def __enter__(self) -> Group:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._containment.owner != os.getpid():
+        if not self._is_ours():
             return
         if error is None:
             self.stop()

@@ -9,7 +9,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -347,18 +348,30 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
 
     def stop_meanwhile(self, carry_out: Callable[[Steps], None], policy: StopPolicy | None = None) -> Report:
         """`stop()` by a driver of one's own: `carry_out` does the waiting that the steps ask for."""
-        if self._report is None or not self._containment.gone:  # kill_mode="process" can have left some
-            self._check_owner()
-            policy = policy_or(policy, self._policy)
-            leaders = self._leaders()
-            stop = functools.partial(driver.stop, self._containment, leaders, policy, carry_out)
-            settle, keep, traced = self._settled, self._keep, (self._traced,) if self._traced else ()
-            reporting.reported(
-                self._containment, leaders, stop, settle, keep, self._sent, escapees=self._escapees, traced=traced,
-                ports=self._ports_matter,
-            )  # fmt: skip
+        if self.is_to_be_stopped():
+            with self.stopping(policy) as stopping:
+                driver.carry_out(stopping, carry_out)
         assert self._report is not None
         return self._report
+
+    def is_to_be_stopped(self) -> bool:
+        """Whether a stop has something to do still: ``kill_mode="process"`` can have left some."""
+        return self._report is None or not self._containment.gone
+
+    def stopping(self, policy: StopPolicy | None = None) -> AbstractContextManager[reporting.Stopping]:
+        """For a driver: the stop is carried out in the block, and its report is there after it."""
+        self._check_owner()
+        return reporting.reported(
+            self._containment,
+            self._leaders(),
+            policy_or(policy, self._policy),
+            self._settled,
+            self._keep,
+            self._sent,
+            escapees=self._escapees,
+            traced=(self._traced,) if self._traced else (),
+            ports=self._ports_matter,
+        )
 
     def _keep(self, report: Report) -> None:
         self._report = report if self._sampler is None else replace(report, samples=self._sampler.stop())
@@ -372,10 +385,10 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
         except ProcessLookupError:
             return ()  # somebody else reaped it just now
 
-    def exchange(self, exchange: Exchange, deadline: float) -> bool:
-        """Move data until the leader has ended (True) or `deadline` (monotonic seconds) has come (False)."""
+    def exchange(self, exchange: Exchange, deadline: float) -> Generator[Wait, None, bool]:
+        """For a driver: moves data until the leader has ended (True) or `deadline` has come (False)."""
         fds = self.end_fds()
-        return not fds or exchange.pump(Wait(fds, deadline))
+        return not fds or (yield from exchange.pump(Wait(fds, deadline)))
 
     def _settled(self) -> int | None:
         """After a stop: reap the leader and let go of the containment."""

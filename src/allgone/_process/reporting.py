@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from allgone._core.callers import level_outside
 from allgone._core.containment import Containment, Leader
 from allgone._core.genealogy import together
+from allgone._core.policy import StopPolicy
 from allgone._core.report import Port, Process, Report
 from allgone._core.stop import Outcome
 from allgone._linux import processes
@@ -30,10 +32,21 @@ _LEFT = {
 _LOOKS = 20  # at an escapee that hops from process to process
 
 
+@dataclass(slots=True)
+class Stopping:
+    """A stop that a driver is to carry out, and then to set `outcome`; where that is set, nothing is left to stop."""
+
+    containment: Containment
+    leaders: Sequence[Leader]
+    policy: StopPolicy
+    outcome: Outcome | None
+
+
+@contextmanager
 def reported(
     containment: Containment,
     leaders: Sequence[Leader],
-    stop: Callable[[], Outcome],
+    policy: StopPolicy,
     settle: Callable[[], int | None],
     keep: Callable[[Report], None],
     sent_before: Collection[int] = (),
@@ -42,8 +55,8 @@ def reported(
     escapees: Escapees = "warn",
     traced: Sequence[Traced] = (),
     all_traced: bool = True,
-) -> Report:
-    """Call `stop`, then `settle` (it returns the return code), and say what happened: to `keep`, and to the caller.
+) -> Iterator[Stopping]:
+    """Stop it in the block; then `settle` is called (it returns the return code), and `keep` is told what happened.
 
     `sent_before` are signals that we have sent before the stop; `ports`: say which it held, too.
 
@@ -59,12 +72,15 @@ def reported(
     seen = {p.pid: p for p in (*processes.named(containment.members()), *processes.described(left_before))}
     members = tuple(p for pid, p in seen.items() if pid not in left_before)
     held = _held(containment) if ports and not gone else None
+    stopping = Stopping(containment, leaders, policy, Outcome(began) if gone else None)
     try:
-        outcome = Outcome(began) if gone else stop()
+        yield stopping
     except BaseException:
         if held is not None:
             held.close()
         raise
+    outcome = stopping.outcome
+    assert outcome is not None
     if outcome.left_running:
         containment.release()
     returncode = settle()
@@ -103,7 +119,6 @@ def reported(
     warned_of = frozenset().union(*(pids for choice, pids in chosen if choice == "warn"))
     if warned_of:
         _warn(report, warned_of)  # which may raise, where warnings are errors: the stop is done by then
-    return report
 
 
 def _held(containment: Containment) -> Held | None:
@@ -157,10 +172,15 @@ def stop_after(error: BaseException, stop: Callable[[], object]) -> None:
     try:
         stop()
     except Exception as failure:  # noqa: BLE001  # whatever it is, it must not replace the error that came first
-        if hasattr(error, "add_note"):
-            error.add_note(f"and then: {type(failure).__name__}: {failure}")
-        else:  # Python 3.10
-            last: BaseException = error
-            while last.__context__ is not None:
-                last = last.__context__
-            last.__context__ = failure
+        note(error, failure)
+
+
+def note(error: BaseException, failure: Exception) -> None:
+    """Say on `error`, which goes on being raised, that the stop after it has failed."""
+    if hasattr(error, "add_note"):
+        error.add_note(f"and then: {type(failure).__name__}: {failure}")
+    else:  # Python 3.10
+        last: BaseException = error
+        while last.__context__ is not None:
+            last = last.__context__
+        last.__context__ = failure

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from allgone._core.report import Report
+from allgone._process import driver
 from allgone._process.communicate import Exchange, as_asked, as_bytes, expired
 from allgone._process.popen import Popen
 from allgone.errors import OutOfMemory
@@ -17,6 +18,12 @@ class CompletedProcess(subprocess.CompletedProcess[Any]):
     """`subprocess.CompletedProcess` that also knows what had to be stopped when the command had ended."""
 
     report: Report
+
+    def check_returncode(self) -> None:
+        """As in `subprocess`. Raises `OutOfMemory` where the kernel has killed some of it for want of that."""
+        if self.returncode and self.report.oom_kills:
+            raise OutOfMemory(self.returncode, self.args, self.report.oom_kills, self.stdout, self.stderr)
+        super().check_returncode()
 
 
 def run(
@@ -38,36 +45,48 @@ def run(
     Raises `subprocess.CalledProcessError` (`OutOfMemory` where the kernel has killed some of it for want of that),
     `subprocess.TimeoutExpired` (with the output so far), and what `Popen` raises.
     """
+    keywords = with_pipes(keywords, input=input, capture_output=capture_output)
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    with Popen(*popenargs, **keywords) as process:
+        exchange = exchange_with(process, input)
+        ended = driver.run(process.exchange(exchange, deadline))
+        process.stop_meanwhile(lambda steps: driver.run(exchange.pump_through(steps)))
+        done = completed(process, exchange, None if ended else timeout)
+    if check:
+        done.check_returncode()
+    return done
+
+
+def with_pipes(keywords: dict[str, Any], *, input: Any, capture_output: bool) -> dict[str, Any]:
+    """The arguments for `Popen`. Raises ValueError for those that `run` does not take together."""
+    new = {}
     if input is not None:
         if keywords.get("stdin") is not None:
             raise ValueError("stdin and input arguments may not both be used.")
-        keywords["stdin"] = subprocess.PIPE
+        new["stdin"] = subprocess.PIPE
     if capture_output:
         if keywords.get("stdout") is not None or keywords.get("stderr") is not None:
             raise ValueError("stdout and stderr arguments may not be used with capture_output.")
-        keywords["stdout"] = keywords["stderr"] = subprocess.PIPE
-    deadline = math.inf if timeout is None else time.monotonic() + timeout
-    with Popen(*popenargs, **keywords) as process:
-        streams = {"stdin": process.stdin, "stdout": process.stdout, "stderr": process.stderr}
-        exchange = Exchange(streams, as_bytes(input, process.stdin))
-        ended = process.exchange(exchange, deadline)
-        report = process.stop_meanwhile(exchange.pump_through)
-        exchange.drain()
-        if not ended:
-            raise expired(process.args, timeout or 0, exchange)
-        stdout = as_asked(exchange.output("stdout"), process.stdout)
-        stderr = as_asked(exchange.output("stderr"), process.stderr)
-    completed = CompletedProcess(process.args, process.returncode, stdout, stderr)
-    completed.report = report
-    if check:
-        _check(completed, report.oom_kills)
-    return completed
+        new["stdout"] = new["stderr"] = subprocess.PIPE
+    return {**keywords, **new}
 
 
-def _check(completed: CompletedProcess, oom_kills: int | None) -> None:
-    if completed.returncode and oom_kills:
-        raise OutOfMemory(completed.returncode, completed.args, oom_kills, completed.stdout, completed.stderr)
-    completed.check_returncode()
+def exchange_with(process: Popen, input: Any) -> Exchange:
+    streams = {"stdin": process.stdin, "stdout": process.stdout, "stderr": process.stderr}
+    return Exchange(streams, as_bytes(input, process.stdin))
+
+
+def completed(process: Popen, exchange: Exchange, timed_out_after: float | None) -> CompletedProcess:
+    """When it has been stopped. Raises `subprocess.TimeoutExpired`."""
+    exchange.drain()
+    if timed_out_after is not None:
+        raise expired(process.args, timed_out_after, exchange)
+    stdout = as_asked(exchange.output("stdout"), process.stdout)
+    stderr = as_asked(exchange.output("stderr"), process.stderr)
+    done = CompletedProcess(process.args, process.returncode, stdout, stderr)
+    assert process.report is not None
+    done.report = process.report
+    return done
 
 
 def call(*popenargs: Any, timeout: float | None = None, **keywords: Any) -> int:
@@ -91,8 +110,11 @@ def check_call(*popenargs: Any, **keywords: Any) -> int:
     timeout = keywords.pop("timeout", None)
     with Popen(*popenargs, **keywords) as process:
         code = process.wait(timeout)
-    used = process.usage() if code else None
-    _check(CompletedProcess(process.args, code), None if used is None else used.oom_kills)
+    if code:
+        used = process.usage()
+        if used is not None and used.oom_kills:
+            raise OutOfMemory(code, process.args, used.oom_kills)
+        raise subprocess.CalledProcessError(code, process.args)
     return 0
 
 
