@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from allgone import ready as readiness
 from allgone._core.notification import in_words
 from allgone._core.stop import Steps, Wait
 from allgone._process import driver, reporting
-from allgone._process.output import MemoryOutput, Output, capture, opened
+from allgone._process.output import MemoryOutput, Output, capture, checked, opened
 from allgone._process.popen import Popen
 from allgone.errors import ExitedBeforeReady, NotReady, PortTaken, WatchdogTimeout
 
@@ -32,6 +34,7 @@ class FixtureProcess(Popen):
     """The process of a `process_fixture`: a `Popen` that also knows its output."""
 
     _output: Output = Output()
+    _fixture: ProcessFixture | None = None
 
     def __init__(self, args: Any, *, _notifications: Notifications | None = None, **keywords: Any) -> None:
         self._notifications = _notifications
@@ -65,12 +68,52 @@ class FixtureProcess(Popen):
             listening.refuse(looked.others, self.members() | self.escapees())
         return bool(looked.ours)
 
+    @contextmanager
+    def stopped(self, policy: StopPolicy | None = None) -> Iterator[Report]:
+        """Stopped while the block runs: `stop()`, and at its end the same command is started, and ready, again.
+
+        This object stays the process: `pid`, `members()` and the rest are those of the new start, `output()` goes on.
+        It is started as well where the block is left by an exception, but not by Ctrl-C or an exit.
+
+        >>> with process_fixture(["sleep", "1000"]) as proc:
+        ...     with proc.stopped() as report:
+        ...         report.returncode, proc.members() == frozenset()
+        ...     proc.members() == {proc.pid}
+        (-15, True)
+        True
+
+        Raises ValueError where the block of its fixture was left; at the end what the start of that raises.
+        """
+        if self._fixture is None or self._fixture._process is not self:
+            raise ValueError(f"{self.name}: its block has been left, so it can't be started again")
+        report = self.stop(policy)
+        _check_watchdog(self)
+        try:
+            yield report
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            reporting.stop_after(error, functools.partial(self._fixture.start_again, self))
+            raise
+        self._fixture.start_again(self)
+
+    def renewed(self, args: Any, **keywords: Any) -> FixtureProcess:
+        """Itself, which is now what starts by these arguments; where that fails, what it was."""
+        before = dict(vars(self))
+        vars(self).clear()
+        try:
+            FixtureProcess.__init__(self, args, **keywords)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+        return self
+
     def output(self) -> str:
         """What was captured so far (``output=capture()``), or the end of the output file; "" where it is inherited."""
         return self._output.text() if isinstance(self._output, MemoryOutput) else self._output.tail()
 
 
-@contextmanager
 def process_fixture(
     args: Any,
     *,
@@ -78,7 +121,7 @@ def process_fixture(
     ready_timeout: float = 30.0,
     output: str | os.PathLike[str] | capture | None = None,
     **keywords: Any,
-) -> Iterator[FixtureProcess]:
+) -> ProcessFixture:
     """Start a process, wait until it is ready, and stop it with all that it started when the block is left.
 
     ready
@@ -98,43 +141,116 @@ def process_fixture(
     >>> proc.returncode
     -15
 
-    Raises `NotReady`, `ExitedBeforeReady` (both with the end of the output), `PortTaken`, `WatchdogTimeout`,
-    `StopTimeout`, and what `Popen` raises.
+    Raises TypeError and ValueError for what makes no sense. When the block is entered: `NotReady`, `ExitedBeforeReady`
+    (both with the end of the output), `PortTaken`, and what `Popen` raises. At its end: `WatchdogTimeout`,
+    `StopTimeout`.
     """
-    probe = readiness.probe(ready)
-    timeout = _checked_timeout(ready_timeout)
-    if taken := {"stdout", "stderr"} & keywords.keys():
-        raise TypeError(f"{taken.pop()}= is what output= sets")
-    heard = _notifications(probe)
-    sink = opened(output, wanted=probe is not None and probe.reads_output)
-    try:
-        if isinstance(probe, readiness.Listening):
-            probe.before_start(keywords)
-        if probe is not None and probe.reads_output and not sink.readable:
-            raise ValueError(f"{probe} reads the output, which output={output!r} does not keep")
-        keywords.setdefault("stdin", subprocess.DEVNULL)
-        process = FixtureProcess(args, _notifications=heard, **keywords, **sink.for_popen())
-        process._output = sink
-        sink.started()
+    return ProcessFixture(args, ready=ready, ready_timeout=ready_timeout, output=output, **keywords)
+
+
+class ProcessFixture(ContextDecorator):
+    """What `process_fixture()` makes: nothing is started before its block is entered.
+
+    What starts several at a time (`start_all`) calls `start()`, waits as `until_ready()` asks for, and leaves it by
+    `__exit__`.
+    """
+
+    def __init__(self, args: Any, *, ready: Any, ready_timeout: float, output: object, **keywords: Any) -> None:
+        probe = readiness.probe(ready)
+        if taken := {"stdout", "stderr"} & keywords.keys():
+            raise TypeError(f"{taken.pop()}= is what output= sets")
+        self.args = args
+        self._ready = ready
+        self._timeout = _checked_timeout(ready_timeout)
+        self._output = checked(output)
+        self._is_read = probe is not None and probe.reads_output
+        self._keywords = keywords
+        self._probe: readiness.Probe | None = None
+        self._process: FixtureProcess | None = None
+
+    def __enter__(self) -> FixtureProcess:
+        self.check_is_free()
         try:
-            if probe is not None:
-                _wait_until_ready(process, probe, sink, timeout)
-            sink.flow()
-            if heard is not None:
-                heard.flow()
-            yield process
+            process = self.start()
+            driver.run(self.until_ready())
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return process
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        process, self._process = self._process, None
+        if process is None:  # it could not be started
+            return
+        try:
+            if error is not None:
+                reporting.stop_after(error, process.stop)
+            else:
+                process.stop()
+                _check_watchdog(process)
+        finally:
+            process.close_streams()
+            _close(process._notifications)
+            process._output.close()
+
+    def check_is_free(self) -> None:
+        """Raises RuntimeError where its block has been entered already."""
+        if self._process is not None:
+            raise RuntimeError(f"the fixture of {self.args!r} is in use: make another one")
+
+    def start(self) -> FixtureProcess:
+        """Start it, and do not wait. `__exit__` is to be called, also where that fails."""
+        output = opened(self._output, wanted=self._is_read)
+        try:
+            return self._started(output)
+        except BaseException:
+            output.close()
+            raise
+
+    def _started(self, output: Output, again: FixtureProcess | None = None) -> FixtureProcess:
+        self._probe = probe = readiness.probe(self._ready, output.end())
+        if isinstance(probe, readiness.Listening):
+            probe.before_start(self._keywords)
+        heard = _notifications(probe)
+        options = {"stdin": subprocess.DEVNULL, **self._keywords, **output.for_popen()}
+        try:
+            if again is None:
+                process = FixtureProcess(self.args, _notifications=heard, **options)
+            else:
+                process = again.renewed(self.args, _notifications=heard, **options)
+            self._process = process
+        except BaseException:
+            _close(heard)
+            raise
+        process._output, process._fixture = output, self
+        output.started()
+        return process
+
+    def until_ready(self) -> Steps:
+        """What to wait for until it is ready. Raises `NotReady`, `ExitedBeforeReady`, `PortTaken`."""
+        process = self._process
+        assert process is not None
+        if self._probe is not None:
+            yield from _until_ready(process, self._probe, process._output, self._timeout)
+        process._output.flow()
+        if process._notifications is not None:
+            process._notifications.flow()
+
+    def start_again(self, process: FixtureProcess) -> None:
+        """After a stop: start it, and wait until it is ready. Raises what entering the block raises."""
+        if self._process is not process:
+            raise ValueError(f"{process.name}: its block has been left, so it can't be started again")
+        if process.report is None:
+            return  # it has been, by a block inside
+        process.close_streams()
+        _close(process._notifications)
+        process._output.again()
+        self._started(process._output, process)
+        try:
+            driver.run(self.until_ready())
         except BaseException as error:
             reporting.stop_after(error, process.stop)
             raise
-        else:
-            process.stop()
-            _check_watchdog(process, sink)
-        finally:
-            process.close_streams()
-    finally:
-        if heard is not None:
-            heard.close()
-        sink.close()
 
 
 def _notifications(probe: readiness.Probe | None) -> Notifications | None:
@@ -145,10 +261,16 @@ def _notifications(probe: readiness.Probe | None) -> Notifications | None:
     return Notifications(probe.watchdog)
 
 
-def _check_watchdog(process: FixtureProcess, output: Output) -> None:
+def _close(heard: Notifications | None) -> None:
+    if heard is not None:
+        heard.close()
+
+
+def _check_watchdog(process: FixtureProcess) -> None:
     heard = process._notifications
     if heard is not None and heard.expired:
-        raise WatchdogTimeout(f"{process.args!r} was ended by its watchdog: {heard.expired}", output.tail())
+        tail = process._output.tail()
+        raise WatchdogTimeout(f"{process.args!r} was ended by its watchdog: {heard.expired}", tail)
 
 
 def _checked_timeout(seconds: float) -> float:
@@ -159,7 +281,7 @@ def _checked_timeout(seconds: float) -> float:
     return seconds
 
 
-def _wait_until_ready(process: FixtureProcess, probe: readiness.Probe, output: Output, timeout: float) -> None:
+def _until_ready(process: FixtureProcess, probe: readiness.Probe, output: Output, timeout: float) -> Steps:
     deadline = time.monotonic() + timeout
     pause = _FIRST_LOOK
     while True:
@@ -187,7 +309,7 @@ def _wait_until_ready(process: FixtureProcess, probe: readiness.Probe, output: O
             last = f" (last: {said})" if said is not None else _told(process)
             raise NotReady(f"{process.args!r}: {probe} was not true within {timeout:g} s{last}", output.tail())
         is_told = probe.is_told and process.returncode is None  # nothing tells of the end of a daemon
-        _wait_for_news(process, output, left if is_told else min(pause, left))
+        yield _news(process, output, left if is_told else min(pause, left))
         pause = min(pause * 1.5, _SLOWEST_LOOK)
 
 
@@ -196,9 +318,9 @@ def _lives_on(process: FixtureProcess) -> bool:
     return process.returncode == 0 and bool(process.members() or process.escapees())
 
 
-def _wait_for_news(process: FixtureProcess, output: Output, pause: float) -> None:
+def _news(process: FixtureProcess, output: Output, pause: float) -> Wait:
     told = () if process._notifications is None else process._notifications.wait_fds()
-    driver.wait_for(Wait((*process.end_fds(), *output.wait_fds(), *told), time.monotonic() + pause))
+    return Wait((*process.end_fds(), *output.wait_fds(), *told), time.monotonic() + pause)
 
 
 def _told(process: FixtureProcess) -> str:
