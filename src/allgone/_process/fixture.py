@@ -236,6 +236,14 @@ class ProcessFixture(ContextDecorator):
         if process._notifications is not None:
             process._notifications.flow()
 
+    def check(self) -> None:
+        """Wait until it is ready, as at its start; a line of its output, though, came once and for all.
+
+        Raises what `until_ready()` raises.
+        """
+        if self._probe is not None and not self._is_read:
+            driver.run(self.until_ready())
+
     def start_again(self, process: FixtureProcess) -> None:
         """After a stop: start it, and wait until it is ready. Raises what entering the block raises."""
         if self._process is not process:
