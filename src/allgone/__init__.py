@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from allgone._process.output import capture as capture
     from allgone._process.popen import Popen as Popen
     from allgone._process.ports import free_port as free_port
+    from allgone._process.ports import reserved_port as reserved_port
     from allgone._process.run import CompletedProcess as CompletedProcess
     from allgone._process.run import call as call
     from allgone._process.run import check_call as check_call
@@ -92,7 +93,7 @@ _WHERE = {
     "allgone._process.group": ("Group", "group"),
     "allgone._process.output": ("capture",),
     "allgone._process.popen": ("Popen",),
-    "allgone._process.ports": ("free_port",),
+    "allgone._process.ports": ("free_port", "reserved_port"),
     "allgone._process.run": ("CompletedProcess", "call", "check_call", "check_output", "run"),
     "allgone._process.start_all": ("start_all",),
     "allgone.errors": (

@@ -136,12 +136,3 @@ def allgone_group(request: pytest.FixtureRequest) -> Iterator[Group]:
         record = Failures.of(request.config).add(group, request)
         yield group
     record.ended()
-
-
-@pytest.fixture
-def allgone_port() -> Iterator[int]:
-    """A TCP port that is free, and given to nobody else until the test is over: allgone.free_port()."""
-    import allgone
-
-    with allgone.free_port() as port:
-        yield port

@@ -65,6 +65,10 @@ class ProcessFactory:
         """Start several at the same time: `allgone.start_all`, until the end of the scope."""
         return self._entered(allgone.start_all(*fixtures), list)
 
+    def free_port(self) -> int:
+        """A TCP port that nobody else is given until the end of the scope: `allgone.reserved_port`."""
+        return self._entered(allgone.reserved_port(), lambda port: [])
+
     def _entered(
         self, fixture: AbstractContextManager[Entered], processes: Callable[[Entered], list[FixtureProcess]]
     ) -> Entered:
