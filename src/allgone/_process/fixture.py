@@ -239,10 +239,11 @@ class ProcessFixture(ContextDecorator):
     def check(self) -> None:
         """Wait until it is ready, as at its start; a line of its output, though, came once and for all.
 
-        Raises what `until_ready()` raises.
+        Raises what `until_ready()` raises, of a process that has not been stopped.
         """
         if self._probe is not None and not self._is_read:
-            driver.run(self.until_ready())
+            assert self._process is not None
+            driver.run(_until_ready(self._process, self._probe, self._process._output, self._timeout))
 
     def start_again(self, process: FixtureProcess) -> None:
         """After a stop: start it, and wait until it is ready. Raises what entering the block raises."""

@@ -136,4 +136,4 @@ def file_name(node_id: str) -> str:
     'tests-test_a.py-test_b-x-..-y-a03cf93b'
     """
     readable = re.sub(r"[^A-Za-z0-9_.]+", "-", node_id).strip("-.")[-_LONGEST_NAME:].lstrip("-.")
-    return f"{readable}-{hashlib.sha256(node_id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+    return f"{readable or 'test'}-{hashlib.sha256(node_id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"

@@ -30,6 +30,7 @@ class Leaks:
 
     def __init__(self, mode: str) -> None:
         self._mode = mode
+        self._mode_now = mode  # for the present test
         self._held = ExitStack()
         self._is_held = False
         self._before: Found = {}
@@ -39,14 +40,18 @@ class Leaks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
-        _mode_of(item, self._mode)  # raises for a marker that makes no sense
+        mode = _mode_of(item, self._mode)
+        self._mode_now = mode if mode in LEAKS else "off"
         if not self._is_held:
             self._is_held = True
             self._held.enter_context(descendants.held())
         self._before = found = descendants.look()
         self._named &= found.keys()
         self._owned = {who: owner for who in found if (owner := self._owner(who, found)) is not None}
-        return (yield)
+        result = yield
+        if mode not in LEAKS:
+            raise pytest.UsageError(f"{item.nodeid}: the marker allgone_leaks takes one of {', '.join(LEAKS)}")
+        return result
 
     def _owner(self, who: Who, found: Found) -> Owner | None:
         """A fixture's process has children that are the fixture's, too."""
@@ -62,8 +67,9 @@ class Leaks:
         try:
             return (yield)
         finally:
-            for who in descendants.look():
-                if who not in before:
+            found = descendants.look()
+            for who in found.keys() - before.keys():
+                if before.keys().isdisjoint(descendants.above(who, found)):  # else it is a matter of those
                     self._owned.setdefault(who, owner)
 
     def pytest_fixture_post_finalizer(self, fixturedef: Any) -> None:
@@ -73,17 +79,16 @@ class Leaks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
-        mode = _mode_of(item, self._mode)
         try:
             result = yield
         except Exception:
-            self._tell(item, mode, only_warn=True)  # the error that came first is the one to be raised
+            self._tell(item, only_warn=True)  # the error that came first is the one to be raised
             raise
-        self._tell(item, mode)
+        self._tell(item)
         return result
 
-    def _tell(self, item: pytest.Item, mode: str, *, only_warn: bool = False) -> None:
-        if mode == "off":
+    def _tell(self, item: pytest.Item, *, only_warn: bool = False) -> None:
+        if self._mode_now == "off":
             return
         unwanted = partial(self._unwanted, item)
         if not (left := unwanted()):
@@ -92,10 +97,10 @@ class Leaks:
         if not (left := unwanted()):
             return
         text = self._in_words(item, left)
-        if mode == "fail" and (survivors := descendants.end(unwanted, _KILL)):
+        if self._mode_now == "fail" and (survivors := descendants.end(unwanted, _KILL)):
             text += f"\nand could not be ended: {', '.join(str(who.pid) for who in survivors)}"
         self._named |= unwanted()
-        if mode == "fail" and not only_warn:
+        if self._mode_now == "fail" and not only_warn:
             pytest.fail(text, pytrace=False)
         item.warn(LeftProcessWarning(text))
 
@@ -132,9 +137,7 @@ def _mode_of(item: pytest.Item, default: str) -> str:
     marker = item.get_closest_marker("allgone_leaks")
     if marker is None:
         return default
-    if len(marker.args) != 1 or marker.kwargs or marker.args[0] not in LEAKS:
-        raise pytest.UsageError(f"{item.nodeid}: allgone_leaks takes one of {', '.join(LEAKS)}")
-    return str(marker.args[0])
+    return str(marker.args[0]) if len(marker.args) == 1 and not marker.kwargs else ""
 
 
 def _of_fixtures_that_go_on(config: pytest.Config) -> frozenset[int]:
