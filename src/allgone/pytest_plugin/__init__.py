@@ -129,10 +129,10 @@ def session_process_fixture(request: pytest.FixtureRequest) -> Iterator[ProcessF
 @pytest.fixture
 def allgone_group(request: pytest.FixtureRequest) -> Iterator[Group]:
     """An allgone.group() that is stopped, with all that was started in it, when the test is over."""
-    import allgone
+    from allgone._process.group import Group
     from allgone.pytest_plugin.failures import Failures
 
-    with allgone.group() as group:
+    with Group() as group:
         record = Failures.of(request.config).add(group, request)
         yield group
     record.ended()

@@ -10,9 +10,11 @@ from typing import Any, Literal, TypeVar
 
 import pytest
 
-import allgone
-from allgone._process.fixture import FixtureProcess, ProcessFixture
+from allgone._process import ports, start_all
+from allgone._process.fixture import FixtureProcess, ProcessFixture, process_fixture
+from allgone._process.output import capture
 from allgone._process.reporting import stop_after
+from allgone.errors import AllgoneError, ExitedBeforeReady
 from allgone.pytest_plugin.failures import Failures, Record
 
 Reuse = bool | Literal["module", "package", "session"]
@@ -51,9 +53,9 @@ class ProcessFactory:
         Raises what `allgone.process_fixture` raises, ValueError for another ``reuse=``. One that is used again and has
         died, or is not ready any more, fails the test that asks; whoever asks next gets a new one.
         """
-        options.setdefault("output", allgone.capture())
+        options.setdefault("output", capture())
         if reuse is False:
-            fixture = allgone.process_fixture(args, **options)
+            fixture = process_fixture(args, **options)
             return self._entered(fixture, lambda process: [process])
         scope = "session" if reuse is True else reuse
         if scope not in _SCOPES:
@@ -63,11 +65,11 @@ class ProcessFactory:
 
     def start_all(self, *fixtures: ProcessFixture) -> tuple[FixtureProcess, ...]:
         """Start several at the same time: `allgone.start_all`, until the end of the scope."""
-        return self._entered(allgone.start_all(*fixtures), list)
+        return self._entered(start_all.start_all(*fixtures), list)
 
     def free_port(self) -> int:
         """A TCP port that nobody else is given until the end of the scope: `allgone.reserved_port`."""
-        return self._entered(allgone.reserved_port(), lambda port: [])
+        return self._entered(ports.reserved_port(), lambda port: [])
 
     def _entered(
         self, fixture: AbstractContextManager[Entered], processes: Callable[[Entered], list[FixtureProcess]]
@@ -84,7 +86,7 @@ class ProcessFactory:
         key = _key(args, options)
         kept = self._kept.get(key)
         if kept is None:
-            fixture = allgone.process_fixture(args, **options)
+            fixture = process_fixture(args, **options)
             process = self._entered(fixture, lambda process: [process])
             kept = self._kept[key] = _Kept(fixture, process, who)
         else:
@@ -110,9 +112,9 @@ class ProcessFactory:
             return "has been stopped", None
         try:
             kept.fixture.check()
-        except allgone.ExitedBeforeReady:
+        except ExitedBeforeReady:
             return f"has ended with return code {process.returncode}", None
-        except (allgone.AllgoneError, OSError) as e:
+        except (AllgoneError, OSError) as e:
             return "is not ready any more", e
         if process.poll() not in (None, 0) or not process.members():
             return f"has ended with return code {process.returncode}", None

@@ -133,7 +133,7 @@ def file_name(node_id: str) -> str:
     """A file's name for a node id, such that no two have the same: readable, and a few digits of its hash.
 
     >>> file_name("tests/test_a.py::test_b[x/../y]")
-    'tests-test_a.py-test_b-x-..-y-a03cf93b'
+    'tests-test_a.py-test_b-x-..-y-779baa2e'
     """
     readable = re.sub(r"[^A-Za-z0-9_.]+", "-", node_id).strip("-.")[-_LONGEST_NAME:].lstrip("-.")
     return f"{readable or 'test'}-{hashlib.sha256(node_id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
