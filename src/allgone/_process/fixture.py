@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ContextDecorator, contextmanager
+from contextlib import AbstractContextManager, ContextDecorator, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from allgone import ready as readiness
-from allgone._core.notification import in_words
-from allgone._core.stop import Steps, Wait
+from allgone._core.stop import Steps
 from allgone._process import driver, reporting
 from allgone._process.output import MemoryOutput, Output, capture, checked, opened
 from allgone._process.popen import Popen
-from allgone.errors import ExitedBeforeReady, NotReady, PortTaken, WatchdogTimeout
-
-# Between two looks of a probe that has no event: quick at first, for most servers take a few milliseconds.
-_FIRST_LOOK, _SLOWEST_LOOK = 0.001, 0.05
+from allgone._process.until_ready import UntilReady
+from allgone.errors import WatchdogTimeout
 
 if TYPE_CHECKING:
     from allgone._core.notification import Notified
@@ -34,7 +29,7 @@ class FixtureProcess(Popen):
     """The process of a `process_fixture`: a `Popen` that also knows its output."""
 
     _output: Output = Output()
-    _fixture: ProcessFixture | None = None
+    _started_by: ProcessFixture | None = None
 
     def __init__(self, args: Any, *, _notifications: Notifications | None = None, **keywords: Any) -> None:
         self._notifications = _notifications
@@ -68,8 +63,7 @@ class FixtureProcess(Popen):
             listening.refuse(looked.others, self.members() | self.escapees())
         return bool(looked.ours)
 
-    @contextmanager
-    def stopped(self, policy: StopPolicy | None = None) -> Iterator[Report]:
+    def stopped(self, policy: StopPolicy | None = None) -> AbstractContextManager[Report]:
         """Stopped while the block runs: `stop()`, and at its end the same command is started, and ready, again.
 
         This object stays the process: `pid`, `members()` and the rest are those of the new start, `output()` goes on.
@@ -84,18 +78,9 @@ class FixtureProcess(Popen):
 
         Raises ValueError where the block of its fixture was left; at the end what the start of that raises.
         """
-        if self._fixture is None or self._fixture._process is not self:
-            raise ValueError(f"{self.name}: its block has been left, so it can't be started again")
-        report = self.stop(policy)
-        _check_watchdog(self)
-        try:
-            yield report
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException as error:
-            reporting.stop_after(error, functools.partial(self._fixture.start_again, self))
-            raise
-        self._fixture.start_again(self)
+        if self._started_by is None:
+            raise ValueError(f"{self.name} is of no process_fixture(), so it can't be started again")
+        return self._started_by.stopped(policy)
 
     def renewed(self, args: Any, **keywords: Any) -> FixtureProcess:
         """Itself, which is now what starts by these arguments; where that fails, what it was."""
@@ -145,7 +130,7 @@ def process_fixture(
     (both with the end of the output), `PortTaken`, and what `Popen` raises. At its end: `WatchdogTimeout`,
     `StopTimeout`.
     """
-    return ProcessFixture(args, ready=ready, ready_timeout=ready_timeout, output=output, **keywords)
+    return ProcessFixture(args, ready, ready_timeout, output, keywords)
 
 
 class ProcessFixture(ContextDecorator):
@@ -155,17 +140,11 @@ class ProcessFixture(ContextDecorator):
     `__exit__`.
     """
 
-    def __init__(self, args: Any, *, ready: Any, ready_timeout: float, output: object, **keywords: Any) -> None:
-        probe = readiness.probe(ready)
-        if taken := {"stdout", "stderr"} & keywords.keys():
-            raise TypeError(f"{taken.pop()}= is what output= sets")
+    def __init__(self, args: Any, ready: Any, ready_timeout: float, output: Any, keywords: dict[str, Any]) -> None:
+        _check(ready, ready_timeout, output, keywords)
         self.args = args
-        self._ready = ready
-        self._timeout = _checked_timeout(ready_timeout)
-        self._output = checked(output)
-        self._is_read = probe is not None and probe.reads_output
-        self._keywords = keywords
-        self._probe: readiness.Probe | None = None
+        self._given = (ready, ready_timeout, output, keywords)
+        self._fixture: Fixture | None = None
         self._process: FixtureProcess | None = None
 
     def __enter__(self) -> FixtureProcess:
@@ -179,87 +158,155 @@ class ProcessFixture(ContextDecorator):
         return process
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        fixture, self._fixture = self._fixture, None
         process, self._process = self._process, None
-        if process is None:  # it could not be started
-            return
-        try:
-            if error is not None:
-                reporting.stop_after(error, process.stop)
-            else:
-                process.stop()
-                _check_watchdog(process)
-        finally:
-            process.close_streams()
-            _close(process._notifications)
-            process._output.close()
+        if fixture is None:
+            return  # it could not be opened
+        with fixture:
+            if process is None:
+                return  # or not be started
+            try:
+                if error is not None:
+                    reporting.stop_after(error, process.stop)
+                else:
+                    process.stop()
+                    fixture.check_watchdog(process)
+            finally:
+                process.close_streams()
 
     def check_is_free(self) -> None:
         """Raises RuntimeError where its block has been entered already."""
-        if self._process is not None:
+        if self._fixture is not None:
             raise RuntimeError(f"the fixture of {self.args!r} is in use: make another one")
 
     def start(self) -> FixtureProcess:
         """Start it, and do not wait. `__exit__` is to be called, also where that fails."""
-        output = opened(self._output, wanted=self._is_read)
-        try:
-            return self._started(output)
-        except BaseException:
-            output.close()
-            raise
-
-    def _started(self, output: Output, again: FixtureProcess | None = None) -> FixtureProcess:
-        self._probe = probe = readiness.probe(self._ready, output.end())
-        if isinstance(probe, readiness.Listening):
-            probe.before_start(self._keywords)
-        heard = _notifications(probe)
-        options = {"stdin": subprocess.DEVNULL, **self._keywords, **output.for_popen()}
-        try:
-            if again is None:
-                process = FixtureProcess(self.args, _notifications=heard, **options)
-            else:
-                process = again.renewed(self.args, _notifications=heard, **options)
-            self._process = process
-        except BaseException:
-            _close(heard)
-            raise
-        process._output, process._fixture = output, self
-        output.started()
+        self._fixture = Fixture(*self._given)
+        self._process = process = self._fixture.start(self.args)
+        process._started_by = self
         return process
 
     def until_ready(self) -> Steps:
         """What to wait for until it is ready. Raises `NotReady`, `ExitedBeforeReady`, `PortTaken`."""
-        process = self._process
-        assert process is not None
-        if self._probe is not None:
-            yield from _until_ready(process, self._probe, process._output, self._timeout)
-        process._output.flow()
-        if process._notifications is not None:
-            process._notifications.flow()
+        fixture, process = self._open()
+        yield from _waits(fixture.until_ready(process))
+        fixture.flow()
+
+    def _open(self) -> tuple[Fixture, FixtureProcess]:
+        if self._fixture is None or self._process is None:
+            raise ValueError(f"{self.args!r}: its block has been left, so it can't be started again")
+        return self._fixture, self._process
 
     def check(self) -> None:
-        """Wait until it is ready, as at its start; a line of its output, though, came once and for all.
+        """Wait until it is ready, as at its start; but what tells of a moment is not asked again.
 
         Raises what `until_ready()` raises, of a process that has not been stopped.
         """
-        if self._probe is not None and not self._is_read:
-            assert self._process is not None
-            driver.run(_until_ready(self._process, self._probe, self._process._output, self._timeout))
+        fixture, process = self._open()
+        if fixture.probe is not None and not fixture.probe.reads_output and not fixture.probe.is_told:
+            driver.run(_waits(fixture.until_ready(process)))
 
-    def start_again(self, process: FixtureProcess) -> None:
-        """After a stop: start it, and wait until it is ready. Raises what entering the block raises."""
-        if self._process is not process:
-            raise ValueError(f"{process.name}: its block has been left, so it can't be started again")
+    @contextmanager
+    def stopped(self, policy: StopPolicy | None) -> Iterator[Report]:
+        """Raises ValueError where its block was left, and what entering that raises."""
+        fixture, process = self._open()
+        report = process.stop(policy)
+        fixture.check_watchdog(process)
+        try:
+            yield report
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            reporting.stop_after(error, self._start_again)
+            raise
+        self._start_again()
+
+    def _start_again(self) -> None:
+        fixture, process = self._open()
         if process.report is None:
-            return  # it has been, by a block inside
+            return  # it has been started again, by a block inside
         process.close_streams()
-        _close(process._notifications)
-        process._output.again()
-        self._started(process._output, process)
+        fixture.start_again(process)
+        process._started_by = self
         try:
             driver.run(self.until_ready())
         except BaseException as error:
             reporting.stop_after(error, process.stop)
             raise
+
+
+def _waits(until_ready: UntilReady | None) -> Steps:
+    while until_ready is not None and (wait := until_ready.next_wait()) is not None:
+        yield wait
+
+
+def _check(ready: Any, ready_timeout: float, output: Any, keywords: dict[str, Any]) -> None:
+    """Raises TypeError and ValueError."""
+    readiness.probe(ready)
+    _checked_timeout(ready_timeout)
+    checked(output)
+    if taken := {"stdout", "stderr"} & keywords.keys():
+        raise TypeError(f"{taken.pop()}= is what output= sets")
+
+
+class Fixture:
+    """A fixture without its process: the arguments, checked, and what is open for it until the block is left."""
+
+    def __init__(self, ready: Any, ready_timeout: float, output: Any, keywords: dict[str, Any]) -> None:
+        _check(ready, ready_timeout, output, keywords)
+        self._ready = ready
+        self.probe = readiness.probe(ready)
+        self._timeout = ready_timeout
+        self._keywords = {"stdin": subprocess.DEVNULL, **keywords}
+        self._heard = _notifications(self.probe)
+        reads_output = self.probe is not None and self.probe.reads_output
+        self._output = opened(checked(output), wanted=reads_output)
+
+    def start(self, args: Any, start: Callable[..., FixtureProcess] = FixtureProcess) -> FixtureProcess:
+        """Raises what `Popen` raises, and `PortTaken`."""
+        if isinstance(self.probe, readiness.Listening):
+            self.probe.before_start(self._keywords)
+        process = start(args, _notifications=self._heard, **self._keywords, **self._output.for_popen())
+        process._output = self._output
+        self._output.started()
+        return process
+
+    def start_again(self, process: FixtureProcess) -> None:
+        """After a stop: the same process object is that of another start, whose output comes behind the present one."""
+        if self._heard is not None:
+            self._heard.close()
+        self._output.again()
+        self.probe = readiness.probe(self._ready, self._output.end())
+        self._heard = _notifications(self.probe)
+        self.start(process.args, process.renewed)
+
+    def until_ready(self, process: FixtureProcess) -> UntilReady | None:
+        """None where there is nothing to wait for."""
+        return None if self.probe is None else UntilReady(process, self.probe, self._output, self._timeout)
+
+    def flow(self) -> None:
+        """From now on what it says is heard in the background."""
+        self._output.flow()
+        if self._heard is not None:
+            self._heard.flow()
+
+    def check_watchdog(self, process: FixtureProcess) -> None:
+        """Raises `WatchdogTimeout`."""
+        if self._heard is not None and self._heard.expired:
+            why = f"{process.args!r} was ended by its watchdog: {self._heard.expired}"
+            raise WatchdogTimeout(why, self._output.tail())
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._heard is not None:
+            self._heard.close()
+        self._output.close()
+
+    def __enter__(self) -> Fixture:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
 
 
 def _notifications(probe: readiness.Probe | None) -> Notifications | None:
@@ -270,75 +317,9 @@ def _notifications(probe: readiness.Probe | None) -> Notifications | None:
     return Notifications(probe.watchdog)
 
 
-def _close(heard: Notifications | None) -> None:
-    if heard is not None:
-        heard.close()
-
-
-def _check_watchdog(process: FixtureProcess) -> None:
-    heard = process._notifications
-    if heard is not None and heard.expired:
-        tail = process._output.tail()
-        raise WatchdogTimeout(f"{process.args!r} was ended by its watchdog: {heard.expired}", tail)
-
-
 def _checked_timeout(seconds: float) -> float:
     if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
         raise TypeError(f"ready_timeout must be a number of seconds, not {seconds!r}")
     if not seconds >= 0:
         raise ValueError(f"ready_timeout must be 0 or more seconds, not {seconds!r}")
     return seconds
-
-
-def _until_ready(process: FixtureProcess, probe: readiness.Probe, output: Output, timeout: float) -> Steps:
-    deadline = time.monotonic() + timeout
-    pause = _FIRST_LOOK
-    while True:
-        ended = process.poll() is not None and not _lives_on(process)
-        output.pump()
-        if process._notifications is not None:
-            process._notifications.hear()
-            deadline = max(deadline, process._notifications.extended_until)
-        try:
-            if probe(process, output):
-                return
-            said: OSError | None = None
-        except PortTaken:
-            raise
-        except OSError as e:
-            said = e
-        if ended:
-            raise ExitedBeforeReady(
-                f"{process.args!r} ended with return code {process.returncode} before {probe} was true{_told(process)}",
-                process.returncode,
-                output.tail(),
-            )
-        left = deadline - time.monotonic()
-        if left <= 0:
-            last = f" (last: {said})" if said is not None else _told(process)
-            raise NotReady(f"{process.args!r}: {probe} was not true within {timeout:g} s{last}", output.tail())
-        is_told = probe.is_told and process.returncode is None  # nothing tells of the end of a daemon
-        yield _news(process, output, left if is_told else min(pause, left))
-        pause = min(pause * 1.5, _SLOWEST_LOOK)
-
-
-def _lives_on(process: FixtureProcess) -> bool:
-    """Whether the leader has ended as a daemon's does: with success, leaving others behind."""
-    return process.returncode == 0 and bool(process.members() or process.escapees())
-
-
-def _news(process: FixtureProcess, output: Output, pause: float) -> Wait:
-    told = () if process._notifications is None else process._notifications.wait_fds()
-    return Wait((*process.end_fds(), *output.wait_fds(), *told), time.monotonic() + pause)
-
-
-def _told(process: FixtureProcess) -> str:
-    """For an error: what it has told of itself, and who told something that did not count."""
-    heard = process._notifications
-    if heard is None:
-        return ""
-    ignored = ", ".join(str(pid) if pid else "another pid namespace" for pid in dict.fromkeys(heard.ignored))
-    said = [words] if (words := in_words(heard.notified)) else []
-    if ignored:
-        said.append(f"ignored, for it is not known to be of it: what came from process {ignored}")
-    return f" ({'; '.join(said)})" if said else ""
