@@ -101,6 +101,7 @@ def test_tests_are_named(pytester: pytest.Pytester) -> None:
             rf"^  sleep 120\.{n} \(pid \d+\), a child of this .*, since \d\d:\d\d:\d\d$", text, re.MULTILINE
         )
     assert re.search(r"sleep 120\.6 \(pid (\d+)\), a child of sh -c sleep 120.6 & echo up; wait \(pid", text)
+    assert re.search(r"^  a fork of this process \(pid \d+\), a child of this process", text, re.MULTILINE)
     result.stdout.fnmatch_lines(["*test_it.py::test_bad_marker: the marker allgone_leaks takes one of off, warn, fail"])
     result.assert_outcomes(passed=8, failed=1, errors=7, warnings=1)
 

@@ -113,6 +113,8 @@ def in_words(whom: Collection[Who]) -> list[str]:
 
 def _in_words(process: Process) -> str:
     what = printable(process.command or process.name, 200)
+    if process.command and process.command == processes.command(os.getpid()):
+        what = "a fork of this process"
     if process.parent == os.getpid():
         parent = "this process, or of one that has ended"
     else:
