@@ -90,7 +90,7 @@ def test_one_that_can_not_be_started_takes_the_others_along(backend: BackendUnde
         pytest.raises(FileNotFoundError, match="/nonexistent"),
         allgone.start_all(
             fixture(backend, "exec sleep 120", ready=is_up),
-            allgone.process_fixture(["/nonexistent"], **backend.options),
+            allgone.process_fixture(["/nonexistent"], output=allgone.capture(), **backend.options),
         ),
     ):
         pytest.fail("the body ran")

@@ -102,6 +102,15 @@ def test_one_that_does_not_come_up_again_is_stopped(backend: BackendUnderTest, t
         assert process.members() == frozenset()
 
 
+def test_one_that_is_not_ready_again_is_stopped(backend: BackendUnderTest, tmp_path: Path) -> None:
+    once = f"[ -e {tmp_path / 'was'} ] || echo up; >{tmp_path / 'was'}; exec sleep 120"
+    with fixture(backend, ["sh", "-c", once], ready_timeout=1) as process:
+        with pytest.raises(allgone.NotReady, match="within 1 s"), process.stopped():
+            pass
+        assert process.returncode == -15
+        assert process.members() == frozenset()
+
+
 def test_one_that_can_not_be_started_again_is_what_it_was(backend: BackendUnderTest, tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\necho up; exec sleep 120\n")
