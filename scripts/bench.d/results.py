@@ -120,6 +120,7 @@ _TITLES = {
     "exec": "start `sh`, wait for its first byte",
     "stop": "stop `sleep 1000`; a unit by systemctl, pystemd's by Unit.Stop, until its process is gone",
     "first": "the first run(true) of an interpreter",
+    "empty tests": "1,000 empty tests, in CPU time",
     "import": "import, as a whole interpreter; ratio: without the interpreter's own start",
 }
 _HOWS = {

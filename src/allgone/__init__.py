@@ -2,7 +2,7 @@
 
 Layers; imports point down only (tests/unit/test_layers.py):
 
-    cli, reports, aio       front ends: no kernel knowledge
+    cli, reports, aio, pytest_plugin   front ends: no kernel knowledge
     _process, ready         what callers hold; the blocking driver; readiness probes
     _upkeep                 guard, janitor: what holds when the supervisor does not
     _backends               choose, cgroup, process_group: the one interface, its two implementations
@@ -48,11 +48,14 @@ if TYPE_CHECKING:
     from allgone._process.group import group as group
     from allgone._process.output import capture as capture
     from allgone._process.popen import Popen as Popen
+    from allgone._process.ports import free_port as free_port
+    from allgone._process.ports import reserved_port as reserved_port
     from allgone._process.run import CompletedProcess as CompletedProcess
     from allgone._process.run import call as call
     from allgone._process.run import check_call as check_call
     from allgone._process.run import check_output as check_output
     from allgone._process.run import run as run
+    from allgone._process.start_all import start_all as start_all
     from allgone.errors import AllgoneError as AllgoneError
     from allgone.errors import BackendUnavailable as BackendUnavailable
     from allgone.errors import EscapedProcessWarning as EscapedProcessWarning
@@ -94,7 +97,9 @@ _WHERE = {
     "allgone._process.group": ("Group", "group"),
     "allgone._process.output": ("capture",),
     "allgone._process.popen": ("Popen",),
+    "allgone._process.ports": ("free_port", "reserved_port"),
     "allgone._process.run": ("CompletedProcess", "call", "check_call", "check_output", "run"),
+    "allgone._process.start_all": ("start_all",),
     "allgone.errors": (
         "AllgoneError", "BackendUnavailable", "EscapedProcessWarning", "ExitedBeforeReady", "FreezeTimeout",
         "GuardLostWarning", "LimitUnavailable", "NotReady", "OutOfMemory", "PlacementFailed", "PortTaken", "Reason",

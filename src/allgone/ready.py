@@ -205,13 +205,13 @@ class _LogLine(_Asked):
     reads_output = True
     blocks = False
 
-    def __init__(self, regex: re.Pattern[str]) -> None:
+    def __init__(self, regex: re.Pattern[str], position: int = 0) -> None:
         self._regex = regex
-        self._position = 0
+        self._position = position
         self._unfinished = b""
 
-    def from_the_first_line(self) -> _LogLine:
-        return _LogLine(self._regex)
+    def from_there(self, position: int) -> _LogLine:
+        return _LogLine(self._regex, position)
 
     def __call__(self, process: Any, output: Output) -> bool:
         while True:
@@ -281,10 +281,13 @@ class Function(_Asked):
         return repr(self._function)
 
 
-def probe(ready: object, *, may_be_async: bool = False) -> Probe | None:
-    """The probe for one start of a fixture, by its ``ready=``. Raises TypeError for what can't be called."""
+def probe(ready: object, position: int = 0, *, may_be_async: bool = False) -> Probe | None:
+    """The probe for one start of a fixture, by its ``ready=``; its output is looked at from `position` on.
+
+    Raises TypeError for what can't be called.
+    """
     if isinstance(ready, _LogLine):
-        return ready.from_the_first_line()  # the same one may be given to many fixtures
+        return ready.from_there(position)  # the same one may be given to many fixtures
     if ready is None or isinstance(ready, (_Tcp, _Http, Listening, Notify, _PathExists)):
         return ready
     if not callable(ready):

@@ -439,8 +439,10 @@ class CgroupBackend:
             if self._home is not None and not self._is_used(self._home):
                 self._leave_home()
 
-    def __del__(self) -> None:
-        if getattr(self, "_made_by", None) == os.getpid():
+    def __del__(
+        self, *, getpid: Callable[[], int] = os.getpid
+    ) -> None:  # at the end of the interpreter `os` may be gone
+        if getattr(self, "_made_by", None) == getpid():
             self.close()
 
     def after_fork_in_child(self) -> None:

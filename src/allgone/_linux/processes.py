@@ -151,10 +151,19 @@ def group(pid: int) -> int | None:
 
 def children_of_self() -> list[int]:
     """Direct children of this process, zombies and adopted orphans included (kernel option PROC_CHILDREN)."""
+    return children(os.getpid())
+
+
+def children(pid: int) -> list[int]:
+    """The same of any process; none if it is gone."""
     found: list[int] = []
-    for thread in os.listdir("/proc/self/task"):
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return found
+    for thread in threads:
         try:
-            with open(f"/proc/self/task/{thread}/children", "rb") as f:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as f:
                 found += map(int, f.read().split())
         except (FileNotFoundError, ProcessLookupError):
             continue  # the thread ended; its children went to another one, which the caller's next look shows

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ContextDecorator, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from allgone import ready as readiness
-from allgone._core.notification import in_words
-from allgone._core.stop import Wait
+from allgone._core.stop import Steps
 from allgone._process import driver, reporting
-from allgone._process.output import MemoryOutput, Output, capture, opened
+from allgone._process.output import MemoryOutput, Output, capture, checked, opened
 from allgone._process.popen import Popen
-from allgone.errors import ExitedBeforeReady, NotReady, OutOfMemory, PortTaken, WatchdogTimeout
-
-# Between two looks of a probe that has no event: quick at first, for most servers take a few milliseconds.
-_FIRST_LOOK, _SLOWEST_LOOK = 0.001, 0.05
+from allgone._process.until_ready import UntilReady
+from allgone.errors import WatchdogTimeout
 
 if TYPE_CHECKING:
     from allgone._core.notification import Notified
     from allgone._core.policy import StopPolicy
+    from allgone._core.report import Report
     from allgone._core.sockets import Wanted
     from allgone._process.notify import Notifications
 
@@ -32,6 +29,7 @@ class FixtureProcess(Popen):
     """The process of a `process_fixture`: a `Popen` that also knows its output."""
 
     _output: Output = Output()
+    _started_by: ProcessFixture | None = None
 
     def __init__(self, args: Any, *, _notifications: Notifications | None = None, **keywords: Any) -> None:
         self._notifications = _notifications
@@ -65,12 +63,42 @@ class FixtureProcess(Popen):
             listening.refuse(looked.others, self.members() | self.escapees())
         return bool(looked.ours)
 
+    def stopped(self, policy: StopPolicy | None = None) -> AbstractContextManager[Report]:
+        """Stopped while the block runs: `stop()`, and at its end the same command is started, and ready, again.
+
+        This object stays the process: `pid`, `members()` and the rest are those of the new start, `output()` goes on.
+        It is started as well where the block is left by an exception, but not by Ctrl-C or an exit.
+
+        >>> with process_fixture(["sleep", "1000"]) as proc:
+        ...     with proc.stopped() as report:
+        ...         report.returncode, proc.members() == frozenset()
+        ...     proc.members() == {proc.pid}
+        (-15, True)
+        True
+
+        Raises ValueError where the block of its fixture was left; at the end what the start of that raises.
+        """
+        if self._started_by is None:
+            raise ValueError(f"{self.name} is of no process_fixture(), so it can't be started again")
+        return self._started_by.stopped(policy)
+
+    def renewed(self, args: Any, **keywords: Any) -> FixtureProcess:
+        """Itself, which is now what starts by these arguments; where that fails, what it was."""
+        before = dict(vars(self))
+        vars(self).clear()
+        try:
+            FixtureProcess.__init__(self, args, **keywords)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+        return self
+
     def output(self) -> str:
         """What was captured so far (``output=capture()``), or the end of the output file; "" where it is inherited."""
         return self._output.text() if isinstance(self._output, MemoryOutput) else self._output.tail()
 
 
-@contextmanager
 def process_fixture(
     args: Any,
     *,
@@ -78,7 +106,7 @@ def process_fixture(
     ready_timeout: float = 30.0,
     output: str | os.PathLike[str] | capture | None = None,
     **keywords: Any,
-) -> Iterator[FixtureProcess]:
+) -> ProcessFixture:
     """Start a process, wait until it is ready, and stop it with all that it started when the block is left.
 
     ready
@@ -98,29 +126,129 @@ def process_fixture(
     >>> proc.returncode
     -15
 
-    Raises `NotReady`, `ExitedBeforeReady` (both with the end of the output), `PortTaken`, `WatchdogTimeout`,
-    `StopTimeout`, and what `Popen` raises.
+    Raises TypeError and ValueError for what makes no sense. When the block is entered: `NotReady`, `ExitedBeforeReady`
+    (both with the end of the output), `PortTaken`, and what `Popen` raises. At its end: `WatchdogTimeout`,
+    `StopTimeout`.
     """
-    with Fixture(ready, ready_timeout, output, keywords) as fixture:
-        process = fixture.start(args)
+    return ProcessFixture(args, ready, ready_timeout, output, keywords)
+
+
+class ProcessFixture(ContextDecorator):
+    """What `process_fixture()` makes: nothing is started before its block is entered.
+
+    What starts several at a time (`start_all`) calls `start()`, waits as `until_ready()` asks for, and leaves it by
+    `__exit__`.
+    """
+
+    def __init__(self, args: Any, ready: Any, ready_timeout: float, output: Any, keywords: dict[str, Any]) -> None:
+        _check(ready, ready_timeout, output, keywords)
+        self.args = args
+        self._given = (ready, ready_timeout, output, keywords)
+        self._fixture: Fixture | None = None
+        self._process: FixtureProcess | None = None
+
+    def __enter__(self) -> FixtureProcess:
+        self.check_is_free()
         try:
-            if (until_ready := fixture.until_ready(process)) is not None:
-                _wait(until_ready)
-            fixture.flow()
-            yield process
+            process = self.start()
+            driver.run(self.until_ready())
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return process
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        fixture, self._fixture = self._fixture, None
+        process, self._process = self._process, None
+        if fixture is None:
+            return  # it could not be opened
+        with fixture:
+            if process is None:
+                return  # or not be started
+            try:
+                if error is not None:
+                    reporting.stop_after(error, process.stop)
+                else:
+                    process.stop()
+                    fixture.check_watchdog(process)
+            finally:
+                process.close_streams()
+
+    def check_is_free(self) -> None:
+        """Raises RuntimeError where its block has been entered already."""
+        if self._fixture is not None:
+            raise RuntimeError(f"the fixture of {self.args!r} is in use: make another one")
+
+    def start(self) -> FixtureProcess:
+        """Start it, and do not wait. `__exit__` is to be called, also where that fails."""
+        self._fixture = Fixture(*self._given)
+        self._process = process = self._fixture.start(self.args)
+        process._started_by = self
+        return process
+
+    def until_ready(self) -> Steps:
+        """What to wait for until it is ready. Raises `NotReady`, `ExitedBeforeReady`, `PortTaken`."""
+        fixture, process = self._open()
+        yield from _waits(fixture.until_ready(process))
+        fixture.flow()
+
+    def _open(self) -> tuple[Fixture, FixtureProcess]:
+        if self._fixture is None or self._process is None:
+            raise ValueError(f"{self.args!r}: its block has been left, so it can't be started again")
+        return self._fixture, self._process
+
+    def check(self) -> None:
+        """Wait until it is ready, as at its start; but what tells of a moment is not asked again.
+
+        Raises what `until_ready()` raises, of a process that has not been stopped.
+        """
+        fixture, process = self._open()
+        if fixture.probe is not None and not fixture.probe.reads_output and not fixture.probe.is_told:
+            driver.run(_waits(fixture.until_ready(process)))
+
+    @contextmanager
+    def stopped(self, policy: StopPolicy | None) -> Iterator[Report]:
+        """Raises ValueError where its block was left, and what entering that raises."""
+        fixture, process = self._open()
+        report = process.stop(policy)
+        fixture.check_watchdog(process)
+        try:
+            yield report
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            reporting.stop_after(error, self._start_again)
+            raise
+        self._start_again()
+
+    def _start_again(self) -> None:
+        fixture, process = self._open()
+        if process.report is None:
+            return  # it has been started again, by a block inside
+        process.close_streams()
+        fixture.start_again(process)
+        process._started_by = self
+        try:
+            driver.run(self.until_ready())
         except BaseException as error:
             reporting.stop_after(error, process.stop)
             raise
-        else:
-            process.stop()
-            fixture.check_watchdog(process)
-        finally:
-            process.close_streams()
 
 
-def _wait(until_ready: UntilReady) -> None:
-    while (wait := until_ready.next_wait()) is not None:
-        driver.wait_for(wait)
+def _waits(until_ready: UntilReady | None) -> Steps:
+    while until_ready is not None and (wait := until_ready.next_wait()) is not None:
+        yield wait
+
+
+def _check(
+    ready: Any, ready_timeout: float, output: Any, keywords: dict[str, Any], *, may_be_async: bool = False
+) -> None:
+    """Raises TypeError and ValueError."""
+    readiness.probe(ready, may_be_async=may_be_async)
+    _checked_timeout(ready_timeout)
+    checked(output)
+    if taken := {"stdout", "stderr"} & keywords.keys():
+        raise TypeError(f"{taken.pop()}= is what output= sets")
 
 
 class Fixture:
@@ -129,26 +257,32 @@ class Fixture:
     def __init__(
         self, ready: Any, ready_timeout: float, output: Any, keywords: dict[str, Any], *, may_be_async: bool = False
     ) -> None:
+        _check(ready, ready_timeout, output, keywords, may_be_async=may_be_async)
+        self._ready = ready
         self.probe = readiness.probe(ready, may_be_async=may_be_async)
-        self._timeout = _checked_timeout(ready_timeout)
-        if taken := {"stdout", "stderr"} & keywords.keys():
-            raise TypeError(f"{taken.pop()}= is what output= sets")
+        self._timeout = ready_timeout
         self._keywords = {"stdin": subprocess.DEVNULL, **keywords}
         self._heard = _notifications(self.probe)
         reads_output = self.probe is not None and self.probe.reads_output
-        self._output = opened(output, wanted=reads_output)
-        if reads_output and not self._output.readable:
-            self.close()
-            raise ValueError(f"{self.probe} reads the output, which output={output!r} does not keep")
+        self._output = opened(checked(output), wanted=reads_output)
 
-    def start(self, args: Any) -> FixtureProcess:
+    def start(self, args: Any, start: Callable[..., FixtureProcess] = FixtureProcess) -> FixtureProcess:
         """Raises what `Popen` raises, and `PortTaken`."""
         if isinstance(self.probe, readiness.Listening):
             self.probe.before_start(self._keywords)
-        process = FixtureProcess(args, _notifications=self._heard, **self._keywords, **self._output.for_popen())
+        process = start(args, _notifications=self._heard, **self._keywords, **self._output.for_popen())
         process._output = self._output
         self._output.started()
         return process
+
+    def start_again(self, process: FixtureProcess) -> None:
+        """After a stop: the same process object is that of another start, whose output comes behind the present one."""
+        if self._heard is not None:
+            self._heard.close()
+        self._output.again()
+        self.probe = readiness.probe(self._ready, self._output.end())
+        self._heard = _notifications(self.probe)
+        self.start(process.args, process.renewed)
 
     def until_ready(self, process: FixtureProcess) -> UntilReady | None:
         """None where there is nothing to wait for."""
@@ -193,93 +327,3 @@ def _checked_timeout(seconds: float) -> float:
     if not seconds >= 0:
         raise ValueError(f"ready_timeout must be 0 or more seconds, not {seconds!r}")
     return seconds
-
-
-class UntilReady:
-    """What to wait for until a process is ready, for a driver, which has the probe asked whenever it is due."""
-
-    def __init__(self, process: FixtureProcess, probe: readiness.Probe, output: Output, timeout: float) -> None:
-        self._process = process
-        self.probe = probe
-        self._output = output
-        self._timeout = timeout
-        self.deadline = time.monotonic() + timeout
-        self._pause = _FIRST_LOOK
-        self._ended = False
-
-    def look(self) -> None:
-        """To be called before the probe is asked: an end that comes meanwhile does not count yet."""
-        process = self._process
-        self._ended = process.poll() is not None and not _lives_on(process)
-        self._output.pump()
-        if process._notifications is not None:
-            process._notifications.hear()
-            self.deadline = max(self.deadline, process._notifications.extended_until)
-
-    def next_wait(self) -> Wait | None:
-        """Look, and ask; what to wait for then is told by `after()`."""
-        self.look()
-        return self.after(self.answer())
-
-    def answer(self) -> bool | OSError:
-        """Of the probe; for one that may block, a driver calls this where it may."""
-        try:
-            return bool(self.probe(self._process, self._output))
-        except PortTaken:
-            raise
-        except OSError as e:
-            return e
-
-    def after(self, answer: bool | OSError) -> Wait | None:
-        """What to wait for before the probe is asked again; None when it has said yes.
-
-        Raises `NotReady` and `ExitedBeforeReady`.
-        """
-        if answer is True:
-            return None
-        self._output.pump()  # again, for the probe may have taken its time
-        process, probe = self._process, self.probe
-        if self._ended:
-            raise ExitedBeforeReady(
-                f"{process.args!r} ended with return code {process.returncode} before {probe} was true{_told(process)}",
-                process.returncode,
-                self._output.tail(),
-            ) from _out_of_memory(process)
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            last = f" (last: {answer})" if isinstance(answer, OSError) else _told(process)
-            message = f"{process.args!r}: {probe} was not true within {self._timeout:g} s{last}"
-            raise NotReady(message, self._output.tail())
-        is_told = probe.is_told and process.returncode is None  # nothing tells of the end of a daemon
-        wait = self._news(left if is_told else min(self._pause, left))
-        self._pause = min(self._pause * 1.5, _SLOWEST_LOOK)
-        return wait
-
-    def _news(self, pause: float) -> Wait:
-        heard = self._process._notifications
-        told = () if heard is None else heard.wait_fds()
-        return Wait((*self._process.end_fds(), *self._output.wait_fds(), *told), time.monotonic() + pause)
-
-
-def _out_of_memory(process: FixtureProcess) -> OutOfMemory | None:
-    used = process.usage()
-    if used is None or not used.oom_kills:
-        return None
-    return OutOfMemory(process.returncode, process.args, used.oom_kills)
-
-
-def _lives_on(process: FixtureProcess) -> bool:
-    """Whether the leader has ended as a daemon's does: with success, leaving others behind."""
-    return process.returncode == 0 and bool(process.members() or process.escapees())
-
-
-def _told(process: FixtureProcess) -> str:
-    """For an error: what it has told of itself, and who told something that did not count."""
-    heard = process._notifications
-    if heard is None:
-        return ""
-    ignored = ", ".join(str(pid) if pid else "another pid namespace" for pid in dict.fromkeys(heard.ignored))
-    said = [words] if (words := in_words(heard.notified)) else []
-    if ignored:
-        said.append(f"ignored, for it is not known to be of it: what came from process {ignored}")
-    return f" ({'; '.join(said)})" if said else ""

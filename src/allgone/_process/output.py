@@ -55,13 +55,24 @@ class Output:
     def flow(self) -> None:
         """From now on take it in the background."""
 
+    def again(self) -> None:
+        """Before the process is started once more: what it wrote stays, and more comes behind it."""
+
     def since(self, position: int) -> tuple[bytes, int]:
         """What was written from `position` (0: the start) on, as far as it is kept, and the position behind it."""
         return b"", position
 
+    def end(self) -> int:
+        """The position behind all that was written until now."""
+        return 0
+
+    def last(self, most: int, since: int = 0) -> bytes:
+        """The end, at most so many bytes, of what was written from that position on."""
+        return b""
+
     def tail(self) -> str:
         """The end of it, for people."""
-        return ""
+        return self.last(_TAIL).decode("utf-8", "replace")
 
     def close(self) -> None:
         """Take what is left and let go. Idempotent."""
@@ -82,11 +93,15 @@ class FileOutput(Output):
         data = os.pread(self._file.fileno(), _CHUNK, position)
         return data, position + len(data)
 
-    def tail(self) -> str:
+    def end(self) -> int:
+        return 0 if self._file.closed else os.fstat(self._file.fileno()).st_size
+
+    def last(self, most: int, since: int = 0) -> bytes:
         if self._file.closed:
-            return ""
-        size = os.fstat(self._file.fileno()).st_size
-        return os.pread(self._file.fileno(), _TAIL, max(0, size - _TAIL)).decode("utf-8", "replace")
+            return b""
+        end = self.end()
+        begin = max(since, end - most, 0)
+        return os.pread(self._file.fileno(), max(0, end - begin), begin)
 
     def close(self) -> None:
         self._file.close()
@@ -102,11 +117,16 @@ class MemoryOutput(Output):
         self._kept = bytearray()
         self._dropped = 0
         self._lock = threading.Lock()
+        self._reader: int | None = None
+        self._writer: int | None = None
+        self._flowing = False
+        self.again()
+
+    def again(self) -> None:
+        self.close()
         reader, writer = fds.pipe()
         os.set_blocking(reader, False)
-        self._reader: int | None = reader
-        self._writer: int | None = writer
-        self._flowing = False
+        self._reader, self._writer = reader, writer
 
     def for_popen(self) -> dict[str, Any]:
         return {"stdout": self._writer, "stderr": subprocess.STDOUT}
@@ -146,9 +166,13 @@ class MemoryOutput(Output):
             data = bytes(self._kept[max(0, position - self._dropped) :])
             return data, self._dropped + len(self._kept)
 
-    def tail(self) -> str:
+    def end(self) -> int:
         with self._lock:
-            return bytes(self._kept[-_TAIL:]).decode("utf-8", "replace")
+            return self._dropped + len(self._kept)
+
+    def last(self, most: int, since: int = 0) -> bytes:
+        with self._lock:
+            return bytes(self._kept[max(0, since - self._dropped, len(self._kept) - most) :])
 
     def text(self) -> str:
         """All that is kept."""
@@ -159,6 +183,7 @@ class MemoryOutput(Output):
         self.started()
         if self._flowing and self._reader is not None:
             _background.remove(self._reader)  # may wait for the thread, so not while holding what it may want
+        self._flowing = False
         self.pump()
         with self._lock:
             self._hang_up()
@@ -224,17 +249,22 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def opened(asked: object, *, wanted: bool) -> Output:
+def checked(asked: object) -> str | os.PathLike[str] | capture | None:
+    """A fixture's ``output=``. Raises TypeError for what it can't be."""
+    if asked is capture:
+        return capture()
+    if asked is None or isinstance(asked, (str, os.PathLike, capture)):
+        return asked
+    raise TypeError(f"output must be None, a path or allgone.capture(), not {type(asked).__name__}")
+
+
+def opened(asked: str | os.PathLike[str] | capture | None, *, wanted: bool) -> Output:
     """The `Output` for a fixture's ``output=``: a path, `capture`, or None (inherit; captured where it is `wanted`).
 
-    Raises TypeError for anything else and OSError where the file can't be written.
+    Raises OSError where the file can't be written.
     """
     if asked is None:
         return MemoryOutput(capture().max_bytes) if wanted else Output()
-    if asked is capture:
-        asked = capture()
     if isinstance(asked, capture):
         return MemoryOutput(asked.max_bytes)
-    if isinstance(asked, (str, os.PathLike)):
-        return FileOutput(asked)
-    raise TypeError(f"output must be None, a path or allgone.capture(), not {type(asked).__name__}")
+    return FileOutput(asked)

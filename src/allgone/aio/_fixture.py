@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from allgone import ready as readiness
-from allgone._process.fixture import Fixture, UntilReady
+from allgone._process.fixture import Fixture
 from allgone._process.fixture import FixtureProcess as BlockingFixtureProcess
 from allgone._process.output import capture
+from allgone._process.until_ready import UntilReady
 from allgone.aio import _driver, _start
 from allgone.aio._process import Process
 from allgone.errors import PortTaken
