@@ -210,7 +210,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Loop, BackendUnderTest]:
 @pytest.mark.parametrize("life", LIVES, ids=lambda life: life.__name__)
 def test_a_scope_cancelled_at_any_await_leaves_nothing(pair: tuple[Loop, BackendUnderTest], life: Life) -> None:
     awaits = at_every_await(pair[0], life, lambda: dict(pair[1].options))
-    assert awaits > 2
+    assert awaits > 1  # a probe or a wait, and the stop, at the least
 
 
 @pytest.mark.parametrize("life", LIVES, ids=lambda life: life.__name__)
