@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,7 @@ from allgone._core.containment import Backend
 from allgone._core.names import made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy, policy_or
 from allgone._core.report import Report
+from allgone._core.stop import Steps
 from allgone._process import driver, reporting
 from allgone._process.freezing import Freezable
 from allgone._process.inside import Inside
@@ -80,11 +82,15 @@ class Group(Inside, Freezable):
 
     def stop(self, policy: StopPolicy | None = None) -> Report:
         """Stop every process of the group at the same time; as `Popen.stop`, with the leaders of all."""
+        return self.stop_meanwhile(driver.run, policy)
+
+    def stop_meanwhile(self, carry_out: Callable[[Steps], None], policy: StopPolicy | None = None) -> Report:
+        """`stop()` by a driver of one's own: `carry_out` does the waiting that the steps ask for."""
         if self._report is None:
             self._check_owner()
             leaders = [leader for process in self._processes for leader in process._leaders()]
             policy = policy_or(policy, self._policy)
-            stop = functools.partial(driver.stop, self._containment, leaders, policy)
+            stop = functools.partial(driver.stop, self._containment, leaders, policy, carry_out)
             traced = [each._traced for each in self._processes if each._traced is not None]
             return reporting.reported(
                 self._containment,
