@@ -20,6 +20,7 @@ REFERENCE = pages.ROOT / "docs" / "reference.md"
 # Public in Python's eyes only: one module of allgone uses them on another's behalf.
 INTERNAL = {
     *(("Popen", name) for name in ("stop_meanwhile", "end_fds", "exchange", "close_streams")),
+    ("Group", "stop_meanwhile"),
     ("StopPolicy", "packed"),
     ("StopPolicy", "unpacked"),
 }
