@@ -38,7 +38,7 @@ def run_suite(
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "ALLGONE_BACKEND"))}
     env |= {"PYTHONPATH": f"{HERE.parent}", "PEER_OUTCOMES": str(results), **variables}
     named = [word for plugin in ("peers.outcomes", *plugins) for word in ("-p", plugin)]
-    command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", ".", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", "."]
     command += ["-p", "no:allgone", *named, "-W", "default", *tests]
     done = subprocess.run(
         command, cwd=root, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
