@@ -25,11 +25,11 @@ class spawn(pexpect.spawn):  # type: ignore[misc]  # it has no types; its name i
     When `close()` has ended the process as pexpect does, what is left in the containment is stopped by the policy; so
     at the end of a ``with`` block. `report` is the `Report` of that, `process` the `Popen`.
 
-    >>> with spawn("sh -c 'sleep 1000 & echo started; read line'") as child:
+    >>> with spawn("sh -c 'setsid sleep 1000 & echo started; read line'") as child:
     ...     child.expect("started")
     0
-    >>> len(child.report.members)
-    1
+    >>> child.process.members()
+    frozenset()
 
     Raises what pexpect raises, and what `Popen` raises: `Unsupported` where only systemd may move processes to their
     cgroup (an ordinary user's login session), for it is this process that makes the terminal theirs.
