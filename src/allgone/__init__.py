@@ -2,7 +2,7 @@
 
 Layers; imports point down only (tests/unit/test_layers.py):
 
-    cli, reports, aio, pytest_plugin   front ends: no kernel knowledge
+    cli, reports, aio, contrib, pytest_plugin   front ends: no kernel knowledge
     _process, ready         what callers hold; the blocking driver; readiness probes
     _upkeep                 guard, janitor: what holds when the supervisor does not
     _backends               choose, cgroup, process_group: the one interface, its two implementations

@@ -23,6 +23,7 @@ INTERNAL = {
     *(("Popen", name) for name in ("stop_meanwhile", "end_fds", "exchange", "close_streams")),
     *((name, internal) for name in ("Popen", "Group") for internal in ("is_to_be_stopped", "stopping")),
     ("Group", "close_streams"),
+    ("Group", "stop_meanwhile"),
     ("StopPolicy", "packed"),
     ("StopPolicy", "unpacked"),
 }

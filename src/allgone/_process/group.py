@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,7 @@ from allgone._core.limits import Limits, check_limits
 from allgone._core.names import made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy, policy_or
 from allgone._core.report import Report
+from allgone._core.stop import Steps
 from allgone._process import driver, reporting
 from allgone._process.freezing import Freezable
 from allgone._process.inside import Inside
@@ -87,9 +89,13 @@ class Group(Inside, Freezable):
 
     def stop(self, policy: StopPolicy | None = None) -> Report:
         """Stop every process of the group at the same time; as `Popen.stop`, with the leaders of all."""
+        return self.stop_meanwhile(driver.run, policy)
+
+    def stop_meanwhile(self, carry_out: Callable[[Steps], None], policy: StopPolicy | None = None) -> Report:
+        """`stop()` by a driver of one's own: `carry_out` does the waiting that the steps ask for."""
         if self.is_to_be_stopped():
             with self.stopping(policy) as stopping:
-                driver.carry_out(stopping, driver.run)
+                driver.carry_out(stopping, carry_out)
         assert self._report is not None
         return self._report
 

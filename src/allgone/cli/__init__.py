@@ -4,8 +4,13 @@
     durations      10m, 1h30m, infinity
     job            ``allgone run``: from start to exit status
     supervision    ``allgone run``: while the command runs
-    signals        ``allgone run``: signals taken one by one
+    signals        ``allgone run``: signals taken one by one; and those of ``allgone up``
     usage          ``allgone run --usage``
+    up             ``allgone up``: from start to exit status
+    procfile       ``allgone up``: what is to be run
+    manager        ``allgone up``: while it runs, and the stop
+    relay          ``allgone up``: output, line by line
+    words          processes in a message
     containments   ``allgone ps``, ``kill``, ``stop``, ``gc``
     doctor         ``allgone doctor``: what this machine can do
 

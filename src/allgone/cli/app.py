@@ -38,10 +38,26 @@ SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH are passed on to
 --timeout-stop after SIGTERM, or at a second SIGTERM or SIGINT, everything is stopped. Ctrl-C and Ctrl-Z reach the
 command from the terminal itself, as if allgone were not there.
 """
+_UP_EXAMPLES = """\b
+Examples:
+  allgone up                           every process that ./Procfile names
+  allgone up web worker                these only
+  allgone up -c worker=3 -q worker     three of a kind, and what they write is not shown
+  allgone up -d ../shop -e .env,.env.dev --backend cgroup
+
+\b
+Exit status:
+  that of the process that ended first, 128+N if signal N ended it
+  128+N  signal N ended "allgone up" itself    141  nobody reads its output any more
+  125    allgone itself failed; wrong usage; the Procfile can't be read
+
+Options are Honcho's. SIGINT, SIGTERM, SIGHUP and SIGQUIT stop everything; a second one kills what is left.
+"""
 _EPILOG = """\b
 Examples:
   allgone run -- make test              when it ends, nothing that it started is left
   allgone run --timeout 10m -- ./tests  nor when it takes too long
+  allgone up                            run the app that ./Procfile describes, as Honcho does
   allgone ps --tree                     what runs in which containment
   allgone gc                            remove what killed supervisors have left
   allgone doctor                        what this machine can do
@@ -232,6 +248,73 @@ def run(command: tuple[str, ...], **options: Any) -> int:
             {name: options[name] for name in ("trace", "escapees", "seal", "network", "sample")} | {"limits": limits},
             usage=options["usage"],
         )
+    )
+
+
+@allgone.command(
+    short_help="Run the app that a Procfile describes, as Honcho does; when one process ends, all do.",
+    epilog=_UP_EXAMPLES,
+)
+@click.option("-f", "--procfile", metavar="FILE", help="The Procfile, below DIR (default: PROCFILE, or Procfile).")
+@click.option("-d", "--app-root", metavar="DIR", default=".", show_default=True, help="Where Procfile and .env are.")
+@click.option("-e", "--env", metavar="FILE[,FILE]", help="Files with environment variables (default: .env).")
+@click.option("-p", "--port", metavar="N", help="Of the first process; others count on (default: PORT, or 5000).")
+@click.option("-c", "--concurrency", metavar="NAME=N,...", help="How many of each to start (default: 1).")
+@click.option("-q", "--quiet", metavar="NAME,...", help="Those whose output is not shown.")
+@click.option("--no-colour", is_flag=True, help="No colours.")
+@click.option("--no-prefix", is_flag=True, help="No time and name before each line.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "cgroup", "process-group"]),
+    help='What holds the processes (default: ALLGONE_BACKEND, or auto: cgroup where it works; see "allgone doctor").',
+)
+@click.option(
+    "--timeout-stop",
+    metavar="DURATION",
+    default="5s",
+    show_default=True,
+    callback=_duration,
+    help="How long processes may take to end when asked to, before SIGKILL.",
+)
+@click.option(
+    "--kill-mode",
+    type=click.Choice(["control-group", "mixed"]),
+    default="control-group",
+    show_default=True,
+    help="Who is asked to end: all; or those that the Procfile names, the rest being killed when they have ended.",
+)
+@click.option(
+    "--kill-signal",
+    metavar="SIGNAL",
+    default="TERM",
+    show_default=True,
+    callback=_signal,
+    help="How they are asked.",
+)
+@click.option("--name", help="What the containment is called (default: made up from DIR).")
+@click.option("--report", "reports", metavar="FILE", multiple=True, help='Write a report, as "allgone run" does.')
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+def up(names: tuple[str, ...], **options: Any) -> int:
+    """Start the processes that a Procfile names, or those called NAME, and show what they write, line by line.
+
+    When one has ended, or at Ctrl-C, everything is stopped, daemons that they have started too.
+    """
+    try:
+        from allgone.cli import up as application
+    except ImportError as e:
+        raise click.ClickException(f"up needs honcho: pip install 'allgone[procfile]' ({e})") from e
+    from allgone._core.policy import StopPolicy
+
+    return application.run(
+        application.Asked(
+            names, **{each: options[each] for each in ("procfile", "app_root", "env", "port", "concurrency", "quiet")}
+        ),
+        StopPolicy(options["kill_mode"], options["kill_signal"], timeout_stop=options["timeout_stop"]),
+        backend=options["backend"],
+        name=options["name"],
+        reports=options["reports"],
+        colour=not options["no_colour"],
+        prefix=not options["no_prefix"],
     )
 
 

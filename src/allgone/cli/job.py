@@ -6,7 +6,6 @@ import errno
 import os
 import time
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ from allgone._backends import choose
 from allgone._backends.process_group import ProcessGroupBackend
 from allgone._core.containment import Backend
 from allgone._core.policy import StopPolicy
-from allgone._core.report import Process, Report
+from allgone._core.report import Report
 from allgone._linux import own_end, processes
 from allgone._linux.terminal import Terminal
 from allgone._process import driver
@@ -24,10 +23,10 @@ from allgone.cli.durations import shown
 from allgone.cli.record import Record, shell_status
 from allgone.cli.signals import ENDING, Signals
 from allgone.cli.supervision import TIMEOUT, Supervision
+from allgone.cli.words import names, number
 from allgone.errors import AllgoneError, EscapedProcessWarning, PlacementFailed, StopTimeout, Unsupported
 
 TIMED_OUT, NOT_EXECUTABLE, NOT_FOUND = 124, 126, 127
-_NAMED = 8  # processes that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def run(job: Job) -> int:
 
 def _run(job: Job, record: Record, terminal: Terminal | None) -> int:
     signals = Signals()
-    _forget_coerced_locale()
+    forget_coerced_locale()
     try:
         backend = _backend(job, terminal)
         driver.will_use(backend)
@@ -89,7 +88,7 @@ def _run(job: Job, record: Record, terminal: Terminal | None) -> int:
             warnings.simplefilter("ignore", EscapedProcessWarning)  # said below, in the words of a command
             report = process.stop_meanwhile(watch.carry_out)
     except StopTimeout as e:
-        record.write(record.failed(OWN_FAILURE, f"could not stop {_names(processes.described(e.survivors))}. {e}"))
+        record.write(record.failed(OWN_FAILURE, f"could not stop {names(processes.described(e.survivors))}. {e}"))
         os._exit(OWN_FAILURE)  # at exit the library would try all over again
     finally:
         if forced and terminal is not None:
@@ -136,7 +135,7 @@ def _popen(job: Job, backend: Backend, args: tuple[str, ...]) -> Popen:
     return Popen(args, backend=backend, **options)
 
 
-def _forget_coerced_locale() -> None:
+def forget_coerced_locale() -> None:
     # In the C locale Python sets LC_CTYPE for its children (PEP 538). The command shall get its environment as it was.
     if os.environ.get("LC_CTYPE") in ("C.UTF-8", "C.utf8", "UTF-8") and not processes.was_set_at_start("LC_CTYPE"):
         del os.environ["LC_CTYPE"]
@@ -158,11 +157,11 @@ def _tell(job: Job, process: Popen, report: Report, because: str | None) -> None
     stopped = [each for each in (*report.members, *report.escapees) if each.pid not in spared]
     if because is None:
         stopped = [each for each in stopped if each.pid != process.pid]
-        said = f"stopped {_count(stopped)} that the command left behind: {_names(stopped)}" if stopped else ""
+        said = f"stopped {number(stopped)} that the command left behind: {names(stopped)}" if stopped else ""
     elif because == TIMEOUT:
-        said = f"time-out after {shown(job.timeout)}: stopped {_names(stopped)}"
+        said = f"time-out after {shown(job.timeout)}: stopped {names(stopped)}"
     else:
-        said = f"stopped the command, for {because}: {_names(stopped)}"
+        said = f"stopped the command, for {because}: {names(stopped)}"
     if because is None and report.ended_from_outside:
         said = f"ended from outside: {report.ended_from_outside}" + (f"; {said}" if said else "")
     if report.oom_kills:
@@ -170,7 +169,7 @@ def _tell(job: Job, process: Popen, report: Report, because: str | None) -> None
         said = f"the kernel killed {killed} of it for want of memory" + (f"; {said}" if said else "")
     alive = process.escapees() - spared
     if alive:
-        said += ("; " if said else "") + f"could not stop {_names(processes.described(alive))}"
+        said += ("; " if said else "") + f"could not stop {names(processes.described(alive))}"
     if said:
         say(said)
 
@@ -179,12 +178,3 @@ def _tell_usage(job: Job, report: Report, status: int, elapsed: float) -> None:
     from allgone.cli import usage
 
     put(usage.text(job.args, shell_status(status), elapsed, report.usage))
-
-
-def _count(found: list[Process]) -> str:
-    return "1 process" if len(found) == 1 else f"{len(found)} processes"
-
-
-def _names(found: Iterable[Process]) -> str:
-    words = [str(each) for each in found]
-    return ", ".join(words[:_NAMED]) + (", …" if len(words) > _NAMED else "")

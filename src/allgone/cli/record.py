@@ -1,4 +1,4 @@
-"""What ``allgone run --report`` writes, in which formats, and where."""
+"""What ``allgone run --report`` and ``allgone up --report`` write, in which formats, and where."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Record:
         self._error: str | None = None
         self.report: Report | None = None
         self.stopped_because: str | None = None
+        self.processes: list[dict[str, object]] | None = None
 
     def failed(self, status: int, message: str) -> int:
         """Say it, and keep it; returns `status`."""
@@ -55,6 +56,7 @@ class Record:
             "stopped_because": self.stopped_because,
             "started_at": datetime.fromtimestamp(self._started_at, timezone.utc).isoformat(),
             "duration_total": time.monotonic() - self._began,
+            **({"processes": self.processes} if self.processes is not None else {}),
             **(self.report.to_dict() if self.report is not None else {}),
         }
         return json.dumps(facts, indent=2) + "\n"

@@ -100,3 +100,49 @@ class Signals:
             signal.set_wakeup_fd(before)
             os.close(reader)
             os.close(writer)
+
+
+class Requests:
+    """For the block: signals that ask to end are noted, and `fileno()` becomes readable when one came, or SIGCHLD.
+
+    Those that are ignored (nohup(1)) are left alone.
+    """
+
+    _ASKING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self._came: list[int] = []
+        self._reader, self._writer = fds.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self._handlers = {each: signal.getsignal(each) for each in (*self._ASKING, signal.SIGCHLD)}
+
+    def fileno(self) -> int:
+        return self._reader
+
+    def take(self) -> list[int]:
+        """Those that came since the last call, in order."""
+        try:
+            os.read(self._reader, 1 << 16)
+        except BlockingIOError:
+            pass  # nothing new; what came before may still be in the list
+        came, self._came = self._came, []
+        return came
+
+    def _note(self, signum: int, _: object) -> None:
+        if signum != signal.SIGCHLD:  # that is only to wake whoever polls
+            self._came.append(signum)
+
+    def __enter__(self) -> Requests:
+        self._woken_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for each, handler in self._handlers.items():
+            if handler is not signal.SIG_IGN or each == signal.SIGCHLD:
+                signal.signal(each, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each, handler in self._handlers.items():
+            signal.signal(each, handler)
+        signal.set_wakeup_fd(self._woken_before)
+        os.close(self._reader)
+        os.close(self._writer)
