@@ -46,6 +46,8 @@ def test_the_probes_of_allgone(loop: Loop, backend: BackendUnderTest, port: int)
         process = entered(loop, [*LISTENS, str(port)], ready=ready, **backend.options)
         assert process.returncode == -15
         assert process.members() == frozenset()
+        if repr(ready).startswith("listening("):
+            assert [each.released for each in process.report.ports] == [True]
 
 
 def test_path_exists_and_notify(loop: Loop, backend: BackendUnderTest, tmp_path: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -137,6 +138,26 @@ def test_wait_cancelled_stops_nothing(loop: Loop) -> None:
             with anyio.move_on_after(0.01):
                 await process.wait()
             assert process.returncode is None
+        assert process.returncode == 0
+
+    loop.run(main)
+
+
+def test_a_wait_goes_on_when_there_are_no_fds_left(loop: Loop, backend: BackendUnderTest) -> None:
+    async def main() -> None:
+        async with await aio.open_process(["cat"], stdin=-1, **backend.options) as process:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            lowest_free = os.dup(0)
+            os.close(lowest_free)
+            async with anyio.create_task_group() as tasks:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+                with pytest.raises(OSError, match="Too many open files"):
+                    os.dup(0)
+                tasks.start_soon(process.wait)
+                await anyio.sleep(0.1)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                assert process.returncode is None
+                await process.stdin.aclose()
         assert process.returncode == 0
 
     loop.run(main)

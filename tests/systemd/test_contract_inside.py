@@ -64,3 +64,12 @@ def test_daemons_are_gone_with_scopes(environment: Environment, place: Place) ->
 def test_daemons_are_gone_after_each_of_twenty_rounds(environment: Environment, place: Place, slow: None) -> None:
     """With the other backends as well, which know nothing of scopes, and work in a login session all the same."""
     hold(environment, place, "tests/daemons", "--run-slow")
+
+
+@pytest.mark.timeout(1200)
+@BOTH
+def test_event_loops_with_scopes(environment: Environment, place: Place, slow: None) -> None:
+    """Starts are made in threads: the first, and in a login session all."""
+    if environment.run(environment.python, "-c", "import anyio, trio", check=False).returncode:
+        missing(f"anyio and trio are not installed for {environment.python}")
+    hold(environment, place, "tests/aio", "-k", "cgroup and not process-group and not many")
