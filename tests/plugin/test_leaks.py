@@ -137,18 +137,21 @@ def later(session_process_fixture):
 
 @pytest.fixture(scope="module")
 def plain():
-    process = subprocess.Popen(["sh", "-c", "while read -r line; do sleep 121.1 & done"], stdin=subprocess.PIPE)
+    script = "while read -r line; do sleep 121.1 >&2 & echo $!; done"
+    process = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     yield process
     process.kill()
     process.communicate()
 
 @pytest.fixture(scope="module")
-def untidy():
+def untidy(plain):
+    plain.stdin.write(b"one more\\n")  # which is the other fixture's
+    plain.stdin.flush()
+    plain.stdout.readline()
     subprocess.Popen(["sleep", "121.2"])
 
 def test_one(tidy, plain):
-    plain.stdin.write(b"one more\\n")
-    plain.stdin.flush()
+    pass
 
 def test_two(untidy, later):
     later(["sleep", "120"])
@@ -158,8 +161,12 @@ def test_three(tidy, plain):
 """
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_fixtures_keep_theirs_until_their_end(pytester: pytest.Pytester, workers: str) -> None:
+@pytest.mark.parametrize(("workers", "launcher"), [("0", "interpreted"), ("1", "compiled")])
+def test_fixtures_keep_theirs_until_their_end(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, workers: str, launcher: str
+) -> None:
+    """And the guard, whichever it is, is nobody's."""
+    monkeypatch.setenv("ALLGONE_LAUNCHER", launcher)
     pytester.makepyfile(test_a=FIXTURES, test_b="def test_b():\n    pass\n")
     result = run(pytester, "--allgone-leaks=warn", f"-n{workers}", "-W", "ignore::ResourceWarning")
     assert [len(alive(f"121.{n}")) for n in (1, 2)] == [1, 1]  # a warning is no more than that
