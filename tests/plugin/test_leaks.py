@@ -17,9 +17,11 @@ TESTS = """
 import asyncio, multiprocessing, os, signal, subprocess, sys, time
 import allgone, pytest
 
+UNTIL_SLEEP = 'until read -r comm </proc/$!/comm && [ "$comm" = sleep ]; do :; done'
+
 def orphan(n):
     '''Whose parent has ended, in a session of its own.'''
-    subprocess.run(["sh", "-c", f"setsid sleep 120.{n} & until read -r comm </proc/$!/comm && [ $comm = sleep ]; do :; done"])
+    subprocess.run(["sh", "-c", f"setsid sleep 120.{n} & {UNTIL_SLEEP}"])
 
 def test_cleans_up():
     with subprocess.Popen(["sleep", "120.1"]) as process:
@@ -34,7 +36,8 @@ def test_leaves_all_kinds():
     subprocess.Popen(["sleep", "120.3"])
     orphan(4)
     async def main():
-        await asyncio.create_subprocess_exec("sleep", "120.5")
+        shell = await asyncio.create_subprocess_shell(f"sleep 120.5 & {UNTIL_SLEEP}")
+        await shell.wait()
     asyncio.run(main())
     with subprocess.Popen(["sh", "-c", "sleep 120.6 & echo up; wait"], stdout=subprocess.PIPE) as shell:
         shell.stdout.readline()
