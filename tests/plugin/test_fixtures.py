@@ -256,8 +256,8 @@ def test_beside_pytest_asyncio(pytester: pytest.Pytester) -> None:
             other = await asyncio.create_subprocess_exec("sleep", "0.1")
             assert await other.wait() == 0
             assert server.poll() is None
-            left = await asyncio.create_subprocess_exec("sleep", "120")
-            test_it.left = left.pid
+            left = await asyncio.create_subprocess_shell("sleep 120 &")
+            await left.wait()
         """
     )
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")

@@ -17,9 +17,11 @@ TESTS = """
 import asyncio, multiprocessing, os, signal, subprocess, sys, time
 import allgone, pytest
 
+UNTIL_SLEEP = 'until read -r comm </proc/$!/comm && [ "$comm" = sleep ]; do :; done'
+
 def orphan(n):
     '''Whose parent has ended, in a session of its own.'''
-    subprocess.run(["sh", "-c", f"setsid sleep 120.{n} & until read -r comm </proc/$!/comm && [ $comm = sleep ]; do :; done"])
+    subprocess.run(["sh", "-c", f"setsid sleep 120.{n} & {UNTIL_SLEEP}"])
 
 def test_cleans_up():
     with subprocess.Popen(["sleep", "120.1"]) as process:
@@ -34,7 +36,8 @@ def test_leaves_all_kinds():
     subprocess.Popen(["sleep", "120.3"])
     orphan(4)
     async def main():
-        await asyncio.create_subprocess_exec("sleep", "120.5")
+        shell = await asyncio.create_subprocess_shell(f"sleep 120.5 & {UNTIL_SLEEP}")
+        await shell.wait()
     asyncio.run(main())
     with subprocess.Popen(["sh", "-c", "sleep 120.6 & echo up; wait"], stdout=subprocess.PIPE) as shell:
         shell.stdout.readline()
@@ -137,18 +140,21 @@ def later(session_process_fixture):
 
 @pytest.fixture(scope="module")
 def plain():
-    process = subprocess.Popen(["sh", "-c", "while read -r line; do sleep 121.1 & done"], stdin=subprocess.PIPE)
+    script = "while read -r line; do sleep 121.1 >&2 & echo $!; done"
+    process = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     yield process
     process.kill()
     process.communicate()
 
 @pytest.fixture(scope="module")
-def untidy():
+def untidy(plain):
+    plain.stdin.write(b"one more\\n")  # which is the other fixture's
+    plain.stdin.flush()
+    plain.stdout.readline()
     subprocess.Popen(["sleep", "121.2"])
 
 def test_one(tidy, plain):
-    plain.stdin.write(b"one more\\n")
-    plain.stdin.flush()
+    pass
 
 def test_two(untidy, later):
     later(["sleep", "120"])
@@ -158,8 +164,12 @@ def test_three(tidy, plain):
 """
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_fixtures_keep_theirs_until_their_end(pytester: pytest.Pytester, workers: str) -> None:
+@pytest.mark.parametrize(("workers", "launcher"), [("0", "interpreted"), ("1", "compiled")])
+def test_fixtures_keep_theirs_until_their_end(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, workers: str, launcher: str
+) -> None:
+    """And the guard, whichever it is, is nobody's."""
+    monkeypatch.setenv("ALLGONE_LAUNCHER", launcher)
     pytester.makepyfile(test_a=FIXTURES, test_b="def test_b():\n    pass\n")
     result = run(pytester, "--allgone-leaks=warn", f"-n{workers}", "-W", "ignore::ResourceWarning")
     assert [len(alive(f"121.{n}")) for n in (1, 2)] == [1, 1]  # a warning is no more than that

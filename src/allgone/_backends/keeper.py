@@ -109,15 +109,6 @@ class Keeper:
     def remove_group(self, number: int) -> None:
         self._list().remove_group(number)
 
-    def guard_is(self, session: int | None) -> bool:
-        """Whether the guard is what leads that session. It may be another process by now, and stays in its session."""
-        with self._lock:
-            try:
-                self.settle()
-            except OSError:
-                return False  # it could not be started after all
-            return self._guard is not None and self._guard.pid == session
-
     def check(self) -> None:
         """Replace a guard that was killed, with a warning."""
         with self._lock:

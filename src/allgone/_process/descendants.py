@@ -66,7 +66,7 @@ def _look() -> Found:
     while todo:
         pid = todo.pop()
         stat = processes.stat(pid)
-        if stat is None or _is_guard(pid, stat):
+        if stat is None or stat.comm == "allgone-guard":  # ours, or that of a supervisor below: it ends by itself
             continue
         if stat.alive:
             found[Who(pid, stat.started)] = stat.ppid
@@ -78,14 +78,6 @@ def _children_by_parents() -> Callable[[int], list[int]]:
     """Where the kernel has no PROC_CHILDREN: from everybody's parent."""
     parents = {pid: stat.ppid for pid in processes.all_pids() if (stat := processes.stat(pid)) is not None}
     return lambda of: [pid for pid, parent in parents.items() if parent == of]
-
-
-def _is_guard(pid: int, stat: processes.Stat) -> bool:
-    if stat.comm == "allgone-guard":  # ours, or that of a supervisor that was ours: it ends by itself
-        return True
-    from allgone._backends.keeper import KEEPER
-
-    return KEEPER.guard_is(processes.session(pid))
 
 
 def above(who: Who, found: Found) -> Iterator[Who]:
