@@ -220,6 +220,14 @@ def test_a_second_signal_kills_at_once(up: Up) -> None:
     assert said(output, "system")[0] == "SIGINT received: killing all that is left"
 
 
+def test_sigkill_of_allgone_itself_leaves_nothing(up: Up) -> None:
+    up.has(web=FOREVER, worker=FOREVER)
+    with up.started() as process:
+        pids = pids_ready(process, 2)
+        process.kill()
+        wait_until_gone(pids)  # by the guard
+
+
 def test_what_nohup_ignores_is_ignored(app: Up) -> None:
     app.has(web=FOREVER)
     with subprocess.Popen(
