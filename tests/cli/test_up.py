@@ -220,6 +220,17 @@ def test_a_second_signal_kills_at_once(up: Up) -> None:
     assert said(output, "system")[0] == "SIGINT received: killing all that is left"
 
 
+def test_one_who_leans_on_ctrl_c_is_heard(app: Up) -> None:
+    app.has(web=IGNORES_SIGTERM)
+    with app.started("--timeout-stop", "1h") as process:
+        pids = pids_ready(process, 1)
+        deadline = time.monotonic() + SECONDS
+        while procfs.is_alive(pids[0]):
+            assert time.monotonic() < deadline
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+
+
 def test_sigkill_of_allgone_itself_leaves_nothing(up: Up) -> None:
     up.has(web=FOREVER, worker=FOREVER)
     with up.started() as process:
@@ -332,11 +343,13 @@ def test_a_signal_ends_the_wait_for_a_reader(app: Up) -> None:
 
 
 def test_when_nobody_reads_any_more_all_are_stopped(app: Up) -> None:
-    app.has(web=FOREVER, worker="while echo line; do sleep 0.02; done")
+    app.has(web=FOREVER, worker="read x <there; echo the last line; exec sleep 1000")
+    os.mkfifo(app.folder / "there")
     with app.started() as process:
         pids = pids_ready(process, 1)
         assert process.stdout is not None
         process.stdout.close()
+        (app.folder / "there").write_text("go on\n")
         assert process.wait(SECONDS) == 128 + signal.SIGPIPE
         assert process.stderr is not None
         assert process.stderr.read() == ""
