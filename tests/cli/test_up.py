@@ -64,6 +64,12 @@ def up(request: pytest.FixtureRequest, tmp_path: Path) -> Up:
     return Up(tmp_path, request.param)
 
 
+@pytest.fixture
+def app(tmp_path: Path) -> Up:
+    """With whichever backend there is: for what has nothing to do with that."""
+    return Up(tmp_path, "auto")
+
+
 def said(output: str, name: str) -> list[str]:
     """What a process wrote, or the system said of it."""
     return re.findall(rf"^\d\d:\d\d:\d\d {re.escape(name)} *\| (.*)$", output, re.MULTILINE)
@@ -128,28 +134,28 @@ def test_when_one_ends_all_are_stopped_and_its_status_is_ours(up: Up) -> None:
     assert "bye" in said(done.stdout, "web.1")
 
 
-def test_an_end_with_success_is_an_end_too(up: Up) -> None:
-    up.has(web="exec sleep 1000", once="true")
-    assert up.run().returncode == 0
+def test_an_end_with_success_is_an_end_too(app: Up) -> None:
+    app.has(web="exec sleep 1000", once="true")
+    assert app.run().returncode == 0
 
 
-def test_one_that_a_signal_ended_is_told_as_shells_tell_it(up: Up) -> None:
-    up.has(web="kill -KILL $$")
-    done = up.run()
+def test_one_that_a_signal_ended_is_told_as_shells_tell_it(app: Up) -> None:
+    app.has(web="kill -KILL $$")
+    done = app.run()
     assert done.returncode == 128 + signal.SIGKILL
     assert "web.1 stopped (rc=-9)" in said(done.stdout, "system")
 
 
-def test_a_command_that_is_not_found_is_the_shells_to_tell(up: Up) -> None:
-    up.has(web="no-such-command")
-    done = up.run()
+def test_a_command_that_is_not_found_is_the_shells_to_tell(app: Up) -> None:
+    app.has(web="no-such-command")
+    done = app.run()
     assert done.returncode == 127
     assert "not found" in said(done.stdout, "web.1")[0]
 
 
-def test_stdin_is_nobodys(up: Up) -> None:
-    up.has(web="cat; echo end")
-    done = up.run(stdin=None, input="for none of them")
+def test_stdin_is_nobodys(app: Up) -> None:
+    app.has(web="cat; echo end")
+    done = app.run(stdin=None, input="for none of them")
     assert said(done.stdout, "web.1") == ["end"]
 
 
@@ -214,11 +220,30 @@ def test_a_second_signal_kills_at_once(up: Up) -> None:
     assert said(output, "system")[0] == "SIGINT received: killing all that is left"
 
 
-def test_what_nohup_ignores_is_ignored(up: Up) -> None:
-    up.has(web=FOREVER)
+def test_one_who_leans_on_ctrl_c_is_heard(app: Up) -> None:
+    app.has(web=IGNORES_SIGTERM)
+    with app.started("--timeout-stop", "1h") as process:
+        pids = pids_ready(process, 1)
+        deadline = time.monotonic() + SECONDS
+        while procfs.is_alive(pids[0]):
+            assert time.monotonic() < deadline
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+
+
+def test_sigkill_of_allgone_itself_leaves_nothing(up: Up) -> None:
+    up.has(web=FOREVER, worker=FOREVER)
+    with up.started() as process:
+        pids = pids_ready(process, 2)
+        process.kill()
+        wait_until_gone(pids)  # by the guard
+
+
+def test_what_nohup_ignores_is_ignored(app: Up) -> None:
+    app.has(web=FOREVER)
     with subprocess.Popen(
-        ["nohup", *up.args()[len(WITH_DEFAULT_SIGNALS) :]],
-        cwd=up.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        ["nohup", *app.args()[len(WITH_DEFAULT_SIGNALS) :]],
+        cwd=app.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) as process:  # fmt: skip
         pids_ready(process, 1)
         process.send_signal(signal.SIGHUP)
@@ -239,14 +264,18 @@ def test_ctrl_c_on_a_terminal_and_colours(up: Up, terminal: Pty) -> None:
     assert not procfs.is_alive(pid)
 
 
-def test_a_terminal_that_stands_still_does_not_keep_signals_away(up: Up, terminal: Pty) -> None:
-    up.has(web="echo ready $$; exec yes")
-    terminal.command("cd", str(up.folder))
-    terminal.type(" ".join(up.args()[len(WITH_DEFAULT_SIGNALS) :]) + "\n")
+def test_a_terminal_that_stands_still_does_not_keep_signals_away(app: Up, terminal: Pty) -> None:
+    app.has(web="trap '' TERM; echo ready $$; yes | head -c 20000; while :; do sleep 1000; done")
+    terminal.command("cd", str(app.folder))
+    terminal.type(" ".join(app.args("--timeout-stop", "1h")[len(WITH_DEFAULT_SIGNALS) :]) + "\n")
     pid = int(terminal.expect(r"ready (\d+)\n")[1])
-    # Nobody reads the master's side any more, so the terminal is full, soon.
-    os.kill(_parent(pid), signal.SIGTERM)
-    wait_until_gone([pid])
+    supervisor = _parent(pid)
+    wait_until_all_sleep([supervisor, pid])  # nobody reads the master's side any more, and the terminal is full
+    deadline = time.monotonic() + SECONDS
+    while procfs.is_alive(pid):
+        assert time.monotonic() < deadline
+        os.kill(supervisor, signal.SIGTERM)  # the first asks, the second kills
+        time.sleep(0.15)
     terminal.expect("web.1 stopped")
 
 
@@ -264,10 +293,10 @@ def numbers(output: str) -> list[str]:
     return [line for line in said(output, "web.1") if line.isdecimal()]
 
 
-def test_no_line_of_a_flood_is_lost(up: Up) -> None:
-    (up.folder / "flood.py").write_text(FLOOD)
-    up.has(web=f"{sys.executable} flood.py 100000")
-    done = up.run()
+def test_no_line_of_a_flood_is_lost(app: Up) -> None:
+    (app.folder / "flood.py").write_text(FLOOD)
+    app.has(web=f"{sys.executable} flood.py 100000")
+    done = app.run()
     assert numbers(done.stdout) == [str(n) for n in range(100000)]
 
 
@@ -277,20 +306,21 @@ def test_a_slow_reader_loses_nothing_and_holds_nobody_up(up: Up) -> None:
     up.has(web=f"echo ready $$; exec {sys.executable} flood.py 1000000000", worker=FOREVER)
     with up.started() as process:
         pids = pids_ready(process, 2)
-        procfs_wait_until_blocked(pids)
+        wait_until_all_sleep(pids)
         process.send_signal(signal.SIGTERM)
         wait_until_gone(pids)
         output, _ = process.communicate(timeout=SECONDS)
         assert process.returncode == 128 + signal.SIGTERM
     found = numbers(output)
     assert len(found) > 10000  # more than a pipe holds
+    assert len(output) < 1 << 24  # and not all that it could have written meanwhile
     first = int(found[0])
     assert found == [str(n) for n in range(first, first + len(found))]
     assert "web.1 stopped (rc=-15)" in said(output, "system")
 
 
-def procfs_wait_until_blocked(pids: Sequence[int]) -> None:
-    """Until all of them sleep for good: the flood has nowhere to go."""
+def wait_until_all_sleep(pids: Sequence[int]) -> None:
+    """Until all of them seem to sleep for good: a flood has nowhere to go."""
     deadline = time.monotonic() + SECONDS
     quiet = 0
     while quiet < 20:
@@ -299,10 +329,10 @@ def procfs_wait_until_blocked(pids: Sequence[int]) -> None:
         time.sleep(0.01)
 
 
-def test_a_signal_ends_the_wait_for_a_reader(up: Up) -> None:
-    (up.folder / "flood.py").write_text(FLOOD)
-    up.has(web=f"echo ready $$; exec {sys.executable} flood.py 20000")
-    with up.started() as process:
+def test_a_signal_ends_the_wait_for_a_reader(app: Up) -> None:
+    (app.folder / "flood.py").write_text(FLOOD)
+    app.has(web=f"echo ready $$; exec {sys.executable} flood.py 20000")
+    with app.started() as process:
         pids = pids_ready(process, 1)
         wait_until_gone(pids)  # it could write all, for we took it in
         deadline = time.monotonic() + SECONDS
@@ -312,38 +342,40 @@ def test_a_signal_ends_the_wait_for_a_reader(up: Up) -> None:
         assert process.returncode in (0, 128 + signal.SIGTERM)
 
 
-def test_when_nobody_reads_any_more_all_are_stopped(up: Up) -> None:
-    up.has(web=FOREVER, worker="while echo line; do sleep 0.02; done")
-    with up.started() as process:
+def test_when_nobody_reads_any_more_all_are_stopped(app: Up) -> None:
+    app.has(web=FOREVER, worker="read x <there; echo the last line; exec sleep 1000")
+    os.mkfifo(app.folder / "there")
+    with app.started() as process:
         pids = pids_ready(process, 1)
         assert process.stdout is not None
         process.stdout.close()
+        (app.folder / "there").write_text("go on\n")
         assert process.wait(SECONDS) == 128 + signal.SIGPIPE
         assert process.stderr is not None
         assert process.stderr.read() == ""
         assert not procfs.is_alive(pids[0])
 
 
-def test_a_full_disk_is_told_and_ends_all(up: Up) -> None:
-    up.has(web=FOREVER)
+def test_a_full_disk_is_told_and_ends_all(app: Up) -> None:
+    app.has(web=FOREVER)
     with open("/dev/full", "w") as full:
-        done = up.run(stdout=full)
+        done = app.run(stdout=full)
     assert done.returncode == 125
     assert done.stderr == "allgone: its output can't be written: No space left on device\n"
 
 
-def test_without_a_stdout_it_runs_all_the_same(up: Up) -> None:
-    up.has(web="echo to nobody; exit 3")
-    assert up.run(stdout=None, preexec_fn=lambda: os.close(1)).returncode == 3
+def test_without_a_stdout_it_runs_all_the_same(app: Up) -> None:
+    app.has(web="echo to nobody; exit 3")
+    assert app.run(stdout=None, preexec_fn=lambda: os.close(1)).returncode == 3
 
 
-def test_quiet_no_prefix_and_bytes_that_are_no_text(up: Up) -> None:
-    up.has(
+def test_quiet_no_prefix_and_bytes_that_are_no_text(app: Up) -> None:
+    app.has(
         web=r"printf '\377 \303\244\n'; sleep 0.2; kill -TERM $PPID; sleep 1000",
         noisy="while :; do echo noise; sleep 0.01; done",
     )
     env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    done = up.run("--no-prefix", "--quiet", "noisy", env=env)
+    done = app.run("--no-prefix", "--quiet", "noisy", env=env)
     assert done.stdout.splitlines()[2] == "\ufffd ä"
     assert "noise" not in done.stdout
 
@@ -364,12 +396,12 @@ def test_quiet_no_prefix_and_bytes_that_are_no_text(up: Up) -> None:
         (["--kill-mode", "process"], "Invalid value for '--kill-mode'"),
     ],
 )
-def test_what_makes_no_sense_starts_nothing(up: Up, options: list[str], message: str) -> None:
-    up.has(web="echo started >started")
-    done = up.run(*options)
+def test_what_makes_no_sense_starts_nothing(app: Up, options: list[str], message: str) -> None:
+    app.has(web="echo started >started")
+    done = app.run(*options)
     assert (done.returncode, done.stdout) == (125, "")
     assert done.stderr.startswith(f"allgone: {message}")
-    assert not (up.folder / "started").exists()
+    assert not (app.folder / "started").exists()
 
 
 def test_a_start_that_fails_stops_what_was_started(up: Up) -> None:
@@ -411,11 +443,11 @@ def test_report_tells_of_each_process_and_of_what_was_stopped(up: Up) -> None:
     assert "shop" in (up.folder / "report.txt").read_text()
 
 
-def test_report_tells_which_signal_it_was(up: Up) -> None:
-    up.has(web=FOREVER)
-    with up.started("--report", "report.json") as process:
+def test_report_tells_which_signal_it_was(app: Up) -> None:
+    app.has(web=FOREVER)
+    with app.started("--report", "report.json") as process:
         pids_ready(process, 1)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=SECONDS)
-    told = json.loads((up.folder / "report.json").read_text())
+    told = json.loads((app.folder / "report.json").read_text())
     assert (told["exit_status"], told["returncode"], told["stopped_because"]) == (143, -15, "SIGTERM")

@@ -41,7 +41,7 @@ def test_terminate_ends_what_daemonised_too(xprocesses: xprocess.XProcess, backe
     class Server(ProcessStarter):
         run_options = ("--backend", backend)
         pattern = "ready"
-        args = ("sh", "-c", f"setsid sleep 1000 & {UNTIL_SLEEP}; echo daemon $!; echo ready; exec sleep 1000")
+        args = ("sh", "-c", f"(setsid sleep 1000 & {UNTIL_SLEEP}; echo daemon $!); echo ready; exec sleep 1000")
 
     _, log = xprocesses.ensure("server", Server)
     info = xprocesses.getinfo("server")

@@ -53,11 +53,11 @@ class Forked(Popen):
 
     def _told(self, reader: int) -> int:
         """The errno with which the child could not enter. 0 also if it was killed before it could say so."""
-        ends = self.end_fds()
+        assert self._child is not None
         poller = select.poll()
-        for fd in (reader, *ends):  # not the end of the pipe alone: forks by other threads can hold its other end
+        for fd in (reader, self._child.fileno()):  # forks by other threads can hold the other end of the pipe
             poller.register(fd, select.POLLIN)
-        told = os.read(reader, _ERRNO.size) if reader in dict(poller.poll(None if ends else 0)) else b""
+        told = os.read(reader, _ERRNO.size) if reader in dict(poller.poll()) else b""
         return int(_ERRNO.unpack(told)[0]) if told else 0
 
 

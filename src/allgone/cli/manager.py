@@ -160,6 +160,8 @@ class Manager:
         Raises `driver.Hurry` where a signal asks to end while all are being stopped.
         """
         self._push()
+        if self.ended is not None and not self._is_stopping:
+            return False  # nobody reads any more
         alive = [part for part in self.parts.values() if part.process is not None and not part.ended]
         reading = [part for part in self.parts.values() if part.lines is not None and not self._is_full()]
         poller = select.poll()
@@ -224,8 +226,10 @@ class Manager:
                 raise driver.Hurry
 
     def _is_new_request(self) -> bool:
-        before, self._asked_at = self._asked_at, time.monotonic()
-        return self._asked_at > before + _SAME_REQUEST
+        if time.monotonic() <= self._asked_at + _SAME_REQUEST:
+            return False
+        self._asked_at = time.monotonic()
+        return True
 
     def _reap_adopted(self) -> None:
         """Orphans come to us while we are a child subreaper (process-group); those that ended need not wait."""

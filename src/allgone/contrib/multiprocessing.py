@@ -149,7 +149,11 @@ class _Held:
     def _hold(self, contained: Popen, parent_w: int) -> None:
         """`parent_w`: the child knows by its end of that pipe when this process has ended."""
         self.contained, self.pid = contained, contained.pid
-        self.sentinel = os.pidfd_open(contained.pid)  # not reaped yet
+        try:
+            self.sentinel = os.pidfd_open(contained.pid)  # nobody has reaped it yet, unless SIGCHLD is ignored
+        except OSError:
+            contained.stop()
+            raise
         self.finalizer = util.Finalize(self, _close, (self.sentinel, parent_w))
 
 
