@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
 from support.machine import SERVICE, environment, supervised
@@ -17,7 +17,7 @@ from docs import pages
 DELEGATED = (*SERVICE, "--property=Delegate=yes")
 PLACES = [
     pytest.param((), id="login"),
-    pytest.param(SERVICE, id="service", marks=pytest.mark.root),
+    pytest.param(SERVICE, id="service", marks=[pytest.mark.root, pytest.mark.smoke]),
     pytest.param(DELEGATED, id="delegated", marks=pytest.mark.root),
 ]
 # EATS takes 100 MB, and says so if it can.
@@ -36,7 +36,6 @@ def cpu_of(process, seconds):
 """
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("before", PLACES)
 def test_who_needs_more_memory_is_killed_and_that_is_told_from_another_sigkill(before: Sequence[str]) -> None:
     code = """
@@ -93,15 +92,13 @@ assert done.report.oom_kills >= 3  # Linux counts the one that it has chosen twi
 
 
 @pytest.fixture
-def swap(tmp_path: Path) -> Iterator[None]:
-    file = tmp_path / "swap"
-    with open(file, "wb") as f:
-        os.posix_fallocate(f.fileno(), 0, 200 << 20)
-    file.chmod(0o600)
-    subprocess.run(["mkswap", "--quiet", str(file)], check=True)
-    subprocess.run(["swapon", str(file)], check=True)
-    yield
-    subprocess.run(["swapoff", str(file)], check=True)
+def swap() -> Iterator[None]:
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:  # not in a tmpfs, as /tmp may be
+        os.posix_fallocate(file.fileno(), 0, 200 << 20)
+        subprocess.run(["mkswap", "--quiet", file.name], check=True)
+        subprocess.run(["swapon", file.name], check=True)
+        yield
+        subprocess.run(["swapoff", file.name], check=True)
 
 
 @pytest.mark.root

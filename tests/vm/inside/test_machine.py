@@ -25,25 +25,6 @@ def test_cgroup_v2_is_all_there_is_and_has_controllers() -> None:
     assert Path("/proc/1/comm").read_text() == "systemd\n"
 
 
-@pytest.mark.parametrize("launcher", ["compiled", "interpreted"])
-@pytest.mark.parametrize("before", PLACES)
-def test_the_cpus_that_the_supervisor_was_given_are_its_childrens(before: Sequence[str], launcher: str) -> None:
-    code = """
-        os.environ["ALLGONE_LAUNCHER"] = sys.argv[1]
-        cpus = os.sched_getaffinity(0)
-        assert len(cpus) > 1, "it takes two to tell"
-        show = [sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"]
-        shown = lambda **how: {int(cpu) for cpu in allgone.check_output(show, backend="cgroup", **how).split()}
-        os.sched_setaffinity(0, {max(cpus)})
-        assert shown() == {max(cpus)}
-        assert os.getuid() or shown(extra_groups=[]) == {max(cpus)}
-        assert os.sched_getaffinity(0) == {max(cpus)}
-        os.sched_setaffinity(0, cpus)
-        assert shown() == cpus
-    """
-    supervised(code, launcher, before=before)
-
-
 @pytest.mark.parametrize("before", PLACES)
 def test_a_cgroup_in_a_scope_of_systemds_is_what_one_gets_without_asking(before: Sequence[str]) -> None:
     code = """
