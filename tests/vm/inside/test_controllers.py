@@ -1,4 +1,4 @@
-"""memory.max, pids.max and cpu.max of single containments in our delegated scope, and the kernel's OOM killer."""
+"""The kernel's OOM killer, which takes a child, the supervisor or the guard; and a child that has hardly any CPU time."""
 
 from __future__ import annotations
 
@@ -7,24 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 from support.machine import SERVICE, supervised
-from support.programs import PROGRAMS
 
-# A child that waits for a word on its stdin; by then its cgroup has these limits.
-LIMITED = """
-def limited(argv, limits):
-    child = allgone.Popen(["sh", "-c", 'read word; exec "$@"', "-", *argv], stdin=subprocess.PIPE, backend="cgroup")
-    folder = child._containment.where()
-    put(os.path.dirname(folder) + "/cgroup.subtree_control", "+memory +pids +cpu")
-    for name, value in limits.items():
-        put(f"{folder}/{name}", value)
-    return child, folder
-
-def go(child):
-    child.stdin.write(b"go\\n")
-    child.stdin.close()
-
+EATS = """
+from allgone import Limits
 EATS = [sys.executable, "-c", "import time; hoard = [bytearray(1_000_000) for _ in range(400)]; time.sleep(1000)"]
-LITTLE = {"memory.max": "40M", "memory.swap.max": "0"}
 """
 TREE = """
 process = allgone.Popen(["sh", "-c", "setsid sleep 1000 & sleep 1000 & sleep 1000"], backend="cgroup")
@@ -33,58 +19,29 @@ until(lambda: len(process.members()) == 4)
 
 
 @pytest.mark.smoke
-def test_a_fork_bomb_below_pids_max_is_contained_and_ended() -> None:
-    code = """
-bomb, folder = limited([sys.executable, sys.argv[1]], {"pids.max": "60"})
-go(bomb)
-until(lambda: counts(folder + "/pids.events")["max"] > 0)
-assert len(bomb.members()) <= 60
-pidfds = held(bomb)
-bomb.stop(allgone.StopPolicy(timeout_stop=0.1))
-all_end(pidfds, 0)
-"""
-    supervised(LIMITED + code, PROGRAMS / "fork_bomb.py")
-
-
-@pytest.mark.smoke
 def test_a_child_that_the_oom_killer_takes_takes_nothing_else_along() -> None:
     code = """
-child, folder = limited(["sh", "-c", 'sleep 1000 & "$@"; sleep 1000', "-", *EATS], LITTLE)
+little = Limits(memory_max="40M", memory_swap_max=0)
+child = allgone.Popen(["sh", "-c", 'sleep 1000 & "$@"; sleep 1000', "-", *EATS], limits=little, backend="cgroup")
 other = allgone.Popen(["sleep", "1000"], backend="cgroup")
-go(child)
-until(lambda: counts(folder + "/memory.events")["oom_kill"] == 1)
+until(lambda: child.usage().oom_kills == 1)
 until(lambda: len(child.members()) == 3)
 assert other.poll() is None
 assert child.stop().ended_from_outside == ""
 other.stop()
 """
-    supervised(LIMITED + code)
-
-
-def test_with_memory_oom_group_all_of_it_is_taken() -> None:
-    code = """
-limits = {**LITTLE, "memory.oom.group": "1"}
-child, folder = limited(["sh", "-c", 'sleep 1000 & "$@"; sleep 1000', "-", *EATS], limits)
-pidfds = held(child)
-go(child)
-assert child.wait(60) == -signal.SIGKILL
-all_end(pidfds)
-child.stop()
-assert not os.path.exists(folder)
-"""
-    supervised(LIMITED + code)
+    supervised(EATS + code)
 
 
 def test_a_throttled_child_is_stopped_as_any() -> None:
     code = """
-child, folder = limited([sys.executable, "-c", "while True: pass"], {"cpu.max": "2000 100000"})
-go(child)
-until(lambda: counts(folder + "/cpu.stat")["nr_throttled"] > 3)
+child = allgone.Popen([sys.executable, "-c", "while True: pass"], limits=Limits(cpu_quota="2%"), backend="cgroup")
+until(lambda: counts(child._containment.where() + "/cpu.stat")["nr_throttled"] > 3)
 pidfds = held(child)
 child.stop()
 all_end(pidfds, 0)
 """
-    supervised(LIMITED + code)
+    supervised(EATS + code)
 
 
 @pytest.mark.root
@@ -118,7 +75,7 @@ def starved() -> Iterator[str]:
 @pytest.mark.root
 def test_a_guard_that_the_oom_killer_takes_is_replaced(starved: str) -> None:
     code = (
-        LIMITED
+        EATS
         + """
 first = allgone.Popen(["sleep", "1000"], backend="cgroup")
 with open(os.path.dirname(first._containment.where()) + "/guard/cgroup.procs") as f:
