@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 import pytest
@@ -109,6 +110,26 @@ def test_busy_directories_are_tried_again_until_they_are_free(cgroups: CgroupBac
     os.kill(started["deepest"].pid, 9)
     wait_until(folder, lambda: not cgroupfs.populated(folder))
     assert cgroupfs.remove_soon(folder)
+
+
+def test_who_has_made_room_for_controllers_works_beside_the_room(cgroups: CgroupBackend) -> None:
+    """As after the first limits of a supervisor inside, whose own cgroup may have no processes in it then."""
+    code = """
+import os
+from allgone._backends import cgroup_base
+before = cgroup_base.find()
+os.mkdir(before.folder + "/allgone.supervisors")
+with open(before.folder + "/allgone.supervisors/cgroup.procs", "w") as f:
+    f.write("0")
+with open("/proc/self/cgroup") as f:
+    assert "/allgone.supervisors\\n" in f.read()
+assert cgroup_base.find() == before
+assert (before.how, before.may_empty) == ("nested", before.folder)
+assert before.folder.startswith(before.top + "/allgone-"), before.top
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "ALLGONE_CGROUP"}
+    done = allgone.run([sys.executable, "-c", code], backend=cgroups, env=environment, check=True)
+    assert not done.report.members
 
 
 def test_what_is_below_is_listed_parents_first_whatever_vanishes(cgroups: CgroupBackend) -> None:

@@ -40,7 +40,12 @@ def provide(wanted: frozenset[str], folder: str, home: Home) -> None:
 
 def obtainable(home: Home) -> frozenset[str]:
     """The controllers that limits can be had of, if nothing is in the way."""
-    return controllers.available(home.top).intersection(controllers.ALL)
+    try:
+        return controllers.available(home.top).intersection(controllers.ALL)
+    except OSError as e:
+        if e.errno not in (errno.ENOENT, errno.ENODEV):  # it has vanished
+            raise
+        return frozenset()
 
 
 def _from(top: str, folder: str) -> list[str]:
@@ -87,8 +92,7 @@ def _missing(controller: str, folder: str, mount: Mount) -> LimitUnavailable:
         }.get(why, "")
         return LimitUnavailable(controller, (Reason(f"cgroup2 at {mount.point}", why, remedy),))
     until = next((each for each in _from(mount.point, folder) if controller not in controllers.available(each)), folder)
-    above = os.path.dirname(until) if until != mount.point else ""
-    why = f"it is not handed down to {until}" if above else f"it is not handed down to the cgroup at {until}"
+    why = f"it is not handed down to {until}"
     return LimitUnavailable(controller, (Reason(f"the cgroup {folder}", why, _remedy(controller, folder, until)),))
 
 
