@@ -56,6 +56,13 @@ __asm__(".globl _start\n_start:\n\tmv a0,sp\n\tandi sp,sp,-16\n\tcall program\n\
 #endif
 #endif
 
+/* Compilers take it to be there, also without libc (GCC for riscv64 calls it). volatile: or else it would call itself. */
+void *memset(void *to, int value, ulong size);
+void *memset(void *to, int value, ulong size) {
+	for (volatile char *at = to; size--; at++) *at = (char)value;
+	return to;
+}
+
 #define sys4(number, a, b, c, d) sys5(number, a, b, c, d, 0)
 #define sys3(number, a, b, c) sys5(number, a, b, c, 0, 0)
 
