@@ -109,6 +109,15 @@ def owner(folder: str) -> Owner | None:
     return found if 0 < found.pid <= _MOST_PIDS else None
 
 
+def unknown_version(folder: str) -> str:
+    """Of the mark that a version of allgone which this one doesn't know has put on its home; "" where there is none.
+
+    A mark begins with its version, whatever follows: that is all that one version must know of all others.
+    """
+    version = _get(folder, OWNER).partition(b" ")[0]
+    return version.decode() if version.isdigit() and len(version) < 10 and version != _VERSION.encode() else ""
+
+
 def containment(folder: str) -> Noted | None:
     """What a directory holds; None where nothing was noted that this version knows."""
     head, _, command = _get(folder, CONTAINMENT).partition(b"\0")

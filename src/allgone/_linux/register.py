@@ -138,8 +138,19 @@ def _first_free(taken: dict[int, str] | set[int]) -> int:
     return next(number for number in range(len(taken) + 1) if number not in taken)
 
 
+class UnknownVersion(ValueError):
+    """Of a register that another version of allgone has written."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(version)
+        self.version = version
+
+    def __str__(self) -> str:
+        return f"not a register, or another version's: of version {self.version}, and version {VERSION} is known"
+
+
 def homes(fd: int) -> Iterator[HomeEntry]:
-    """Those in the register that `fd` is open on."""
+    """Those in the register that `fd` is open on. Raises ValueError for what is not one, `UnknownVersion` above all."""
     for number in range(min(_header(fd), _HOMES)):
         page = os.pread(fd, _PAGE, (1 + number) * _PAGE)
         path = page[_INODE.size :].partition(b"\0")[0]
@@ -148,7 +159,7 @@ def homes(fd: int) -> Iterator[HomeEntry]:
 
 
 def groups(fd: int) -> Iterator[GroupEntry]:
-    """Those in the register that `fd` is open on. Raises ValueError for what is not one."""
+    """Those in the register that `fd` is open on. Raises ValueError for what is not one, `UnknownVersion` above all."""
     _header(fd)
     at = _GROUPS_AT
     while text := os.pread(fd, _PAGE, at):
@@ -165,6 +176,9 @@ def groups(fd: int) -> Iterator[GroupEntry]:
 def _header(fd: int) -> int:
     """The number of pages with homes."""
     text = os.pread(fd, _HEADER.size, 0)
-    if len(text) < _HEADER.size or _HEADER.unpack(text)[0] != VERSION:
-        raise ValueError("not a register, or another version's")
-    return int(_HEADER.unpack(text)[1])
+    if len(text) < _HEADER.size:
+        raise ValueError("not a register, or another version's: it ends too early")
+    version, pages = _HEADER.unpack(text)
+    if version != VERSION:
+        raise UnknownVersion(version)
+    return int(pages)

@@ -64,8 +64,14 @@ def _main() -> int:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each containment that is waited for takes three
     entries, supervisor = map(int, sys.argv[1:3])
-    failed = end_all(entries)
     syslog.openlog("allgone-guard", syslog.LOG_PID)
+    try:
+        failed = end_all(entries)
+    except register.UnknownVersion as e:  # allgone was replaced by an older one while the supervisor ran
+        syslog.syslog(
+            syslog.LOG_ERR, f"process {supervisor} is gone; what it had in cgroups is killed, the rest left: {e}"
+        )
+        return 1  # and the guard, which is still of the right version, kills
     syslog.syslog(syslog.LOG_NOTICE, f"process {supervisor} is gone; what it had started was ended")
     for each in failed:
         syslog.syslog(syslog.LOG_ERR, each)

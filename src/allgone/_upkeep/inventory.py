@@ -16,7 +16,7 @@ from allgone._core.containment import Containment
 from allgone._core.policy import StopPolicy
 from allgone._core.report import Process
 from allgone._linux import cgroupfs, freezer, processes, register
-from allgone._linux.register import GroupEntry
+from allgone._linux.register import GroupEntry, UnknownVersion
 from allgone._upkeep import janitor, leftovers
 from allgone._upkeep.leftovers import LeftGroups, LeftHome
 
@@ -102,6 +102,29 @@ def freeze(item: Item, frozen: bool) -> None:
 
 def homes() -> Iterator[str]:
     """All directories that supervisors have made, in every cgroup2 file system that is mounted here."""
+    return filter(janitor.is_home, _cgroups())
+
+
+def of_unknown_versions() -> list[str]:
+    """What was made by versions of allgone that this one doesn't know, in words. All that is here leaves it alone."""
+    which = "of version {}, which this allgone does not know"
+    found = [
+        f"{folder}: its mark is {which.format(version)}"
+        for folder in _cgroups()
+        if (version := marks.unknown_version(folder))
+    ]
+    for guard in _guards():
+        try:
+            _read(guard)
+        except UnknownVersion as e:
+            found.append(
+                f"process groups of process {guard.supervisor}: its guard's register is {which.format(e.version)}"
+            )
+    return found
+
+
+def _cgroups() -> Iterator[str]:
+    """The directories of all cgroups that are to be seen here."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
         mounts = cgroupfs.mounts(f.read())
     seen: set[int] = set()  # one may be mounted twice
@@ -121,8 +144,7 @@ def homes() -> Iterator[str]:
             if e.errno != errno.ENAMETOOLONG:  # so deep only who means harm goes
                 raise
             continue
-        if janitor.is_home(folder):
-            yield folder
+        yield folder
 
 
 def _in_cgroups() -> Iterator[Item]:
@@ -178,6 +200,14 @@ def _groups() -> Iterator[Item]:
 
 def _entries(guard: _Guard) -> list[GroupEntry]:
     try:
+        return list(filter(_makes_sense, _read(guard)))
+    except UnknownVersion:
+        return []  # see of_unknown_versions()
+
+
+def _read(guard: _Guard) -> list[GroupEntry]:
+    """What is in a guard's register. Raises `UnknownVersion`."""
+    try:
         fd = os.open(f"/proc/{guard.pid}/fd/{guard.register}", os.O_PATH | os.O_CLOEXEC)
     except OSError:  # it ended; or it is another user's
         return []
@@ -187,7 +217,9 @@ def _entries(guard: _Guard) -> list[GroupEntry]:
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MOST_OF_REGISTER:
             return []
         with open(f"/proc/self/fd/{fd}", "rb") as f:
-            return list(filter(_makes_sense, register.groups(f.fileno())))
+            return list(register.groups(f.fileno()))
+    except UnknownVersion:
+        raise
     except (PermissionError, ValueError):
         return []  # another user's; none of ours
     finally:

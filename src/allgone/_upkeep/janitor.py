@@ -46,6 +46,8 @@ def is_home(folder: str) -> bool:
     nothing runs in it either; else it is somebody else's, with a name like ours.)"""
     if marks.owner(folder) is not None:
         return True
+    if marks.unknown_version(folder):
+        return False  # what that version takes for certain, this one can't know
     if not _NAME.fullmatch(os.path.basename(folder)):
         return False
     if marks.owner_could_be_noted(folder) and cgroupfs.populated(folder):

@@ -22,6 +22,8 @@ _ROOM = 60  # characters for a command
 
 def ps(*, as_json: bool, tree: bool) -> int:
     found = inventory.items()
+    for each in inventory.of_unknown_versions():
+        click.echo(printable(f"allgone: not shown: {each}"), err=True)
     if as_json:
         click.echo(json.dumps([_facts(item) for item in found], indent=2))
         return 0
@@ -103,6 +105,8 @@ def end(names: Sequence[str], *, everything: bool, kill: bool) -> int:
     """Kill or stop the containments that are meant; 0 if nothing is left of them."""
     found = inventory.items()
     meant = [item for item in found if may_end(item)] if everything else [_named(name, found) for name in names]
+    for text in inventory.of_unknown_versions() if everything else ():
+        click.echo(printable(f"allgone: left alone: {text}"), err=True)
     failed = end_items(meant, kill=kill)
     for item in meant:
         click.echo(printable(f"{'killed' if kill else 'stopped'} {item.id}"))
@@ -145,6 +149,10 @@ def gc(*, dry_run: bool) -> int:
         click.echo(printable(f"{'would remove' if dry_run else 'removed'} {each}"))
         for left in each.left:
             click.echo(printable(f"allgone: {left}"), err=True)
+    unknown = inventory.of_unknown_versions()
+    for text in unknown:
+        click.echo(printable(f"left alone: {text}"))
+    whom = "guard that can be asked" if unknown else "guard"
     for process in inventory.strays():
-        click.echo(printable(f"left alone, for it was started in a process group, and no guard knows it: {process}"))
+        click.echo(printable(f"left alone, for it was started in a process group, and no {whom} knows it: {process}"))
     return 1 if any(each.left for each in swept) else 0
