@@ -1,7 +1,8 @@
 """Build hook: compiles launcher and guard into the package; without a compiler it still builds, interpreted.
 
 Run by hatchling for wheels and editable installs (pyproject.toml), and by hand: ``python scripts/build_launcher.py``.
-``CC`` names the compiler (default: the first of cc, gcc, clang).
+``CC`` names the compiler (default: the first of cc, gcc, clang). ``ALLGONE_WHEEL_FOR`` names the architecture of a
+wheel that is for everybody (scripts/release): then it is an error if the programs can't be compiled for that.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ FLAGS = [
     "-fno-asynchronous-unwind-tables", "-fcf-protection=none",
     "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,noseparate-code", "-s",
 ]  # fmt: skip
+# What is static and freestanding runs with every C library: the oldest that pip knows for all architectures
+# (PEP 600, PEP 656).
+EVERYWHERE = "manylinux_2_17_{0}.musllinux_1_1_{0}"
 
 
 def compiler() -> list[str] | None:
@@ -73,10 +77,20 @@ else:
         """Adds the programs to a wheel, which is then py3-none-<platform>."""
 
         def initialize(self, version: str, build_data: dict[str, object]) -> None:
-            if self.target_name == "wheel" and build():
+            if self.target_name != "wheel":
+                return
+            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            wanted = os.environ.get("ALLGONE_WHEEL_FOR")
+            if wanted is not None:
+                cc = compiler()
+                if cc is None or _machine(cc).partition("-")[0] != wanted:
+                    raise RuntimeError(f"ALLGONE_WHEEL_FOR={wanted}, and CC names no compiler for that")
+                platform = EVERYWHERE.format(wanted)
+            if build():
                 build_data["pure_python"] = False
-                platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
                 build_data["tag"] = f"py3-none-{platform}"
+            elif wanted is not None:
+                raise RuntimeError(f"ALLGONE_WHEEL_FOR={wanted}, and the programs can't be compiled")
 
 
 if __name__ == "__main__":
