@@ -23,6 +23,7 @@ from docs.pages import Block
 ELSEWHERE = {
     "systemd-env.md": "it boots a systemd: tests/systemd",
     "limits.md": "it takes controllers: tests/vm/inside/test_limits.py",
+    "releasing.md": "it makes a release: tests/release",
     "systemd.md": "it needs one: tests/systemd/test_docs.py",
     "vm.md": "it boots a virtual machine: tests/vm",
 }
