@@ -20,7 +20,6 @@ from pathlib import Path
 import pytest
 from support import cgroups, procfs
 from support.programs import PATIENCE, PROGRAMS, Lines
-from support.tiers import missing
 
 from allgone._backends import marks
 from allgone._core.policy import StopPolicy
@@ -65,8 +64,6 @@ def point(tmp_path: Path) -> Path:
 @pytest.fixture
 def ask(place: str, point: Path) -> Callable[..., tuple[str, str]]:
     """`allgone`, which sees no other cgroups than those below `place`; what it prints, and what on stderr."""
-    if os.getuid() != 0:
-        missing("a mount namespace needs root")
 
     def run(*words: str, before: tuple[str, ...] = ()) -> tuple[str, str]:
         done = subprocess.run(
