@@ -209,8 +209,9 @@ def test_sh_runs_beside_pid_1(environment: Environment) -> None:
 
 
 def test_sh_works_while_systemd_does_not_answer(environment: Environment) -> None:
-    user = environment.start("sleep", "1000", place=USER_SESSION)
+    user = environment.start("sh", "-c", "echo up; exec sleep 1000", place=USER_SESSION)
     try:
+        assert user.stdout.readline() == "up\n"  # or else its login would meet a bus that does not answer
         assert environment.sh("systemctl", "kill", "--signal=STOP", "dbus.service", "systemd-journald.service") == ""
         assert environment.sh("echo", "here") == "here\n"
     finally:
