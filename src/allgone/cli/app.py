@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
-from allgone.cli import OWN_FAILURE, durations, say
-
-if TYPE_CHECKING:
-    from allgone._core.limits import Limits
+from allgone.cli import OWN_FAILURE, options, say
 
 _RUN_EXAMPLES = """\b
 Examples:
@@ -65,67 +62,6 @@ Examples:
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-def _duration(_: click.Context, param: click.Parameter, value: str) -> float:
-    try:
-        return durations.seconds(value)
-    except ValueError as e:
-        raise click.BadParameter(str(e), param=param) from None
-
-
-def _time_limit(context: click.Context, param: click.Parameter, value: str) -> float:
-    found = _duration(context, param, value)
-    if found > 0:
-        return found
-    raise click.BadParameter("0 would stop the command at once; infinity means no limit", param=param)
-
-
-def _properties(_: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    pairs = [value.partition("=") for value in values]
-    for name, equals, _rest in pairs:
-        if not name or not equals:
-            raise click.BadParameter(f"{name!r} is not NAME=VALUE", param=param)
-    return {name: value for name, _equals, value in pairs}
-
-
-def _limits(options: dict[str, Any]) -> Limits | None:
-    """Raises BadParameter."""
-    from allgone._core.limits import Limits
-
-    found = {name: options[name] for name in (*_LIMITS, "memory_oom_group") if options[name] not in (None, False)}
-    try:
-        return Limits(**found) if found else None
-    except (ValueError, TypeError) as e:
-        raise click.BadParameter(str(e)) from None
-
-
-_LIMITS = {
-    "memory_max": ("SIZE", "More memory than this (512M, 2G) it can't have: who asks for more is killed."),
-    "memory_high": ("SIZE", "With more memory than this it is slowed down."),
-    "memory_swap_max": ("SIZE", "More swap than this it can't have; 0: none."),
-    "tasks_max": ("NUMBER", "More processes and threads than this it can't have at a time."),
-    "cpu_quota": ("PERCENT", "CPU time, in per cent of one CPU (150%)."),
-    "cpu_weight": ("NUMBER", "Share of the CPUs, from 1 to 10000; others have 100."),
-    "io_weight": ("NUMBER", "The same of disks."),
-}
-
-
-def _limit_options(command: Callable[..., int]) -> Callable[..., int]:
-    for name, (metavar, what) in reversed(_LIMITS.items()):
-        kind = int if name.endswith("_weight") else str
-        option = "--" + name.replace("_", "-")
-        command = click.option(option, metavar=metavar, type=kind, help=f"With cgroup. {what}")(command)
-    return command
-
-
-def _signal(_: click.Context, param: click.Parameter, value: str) -> int:
-    if value.isdecimal() and int(value) in signal.valid_signals():
-        return int(value)
-    name = value.upper() if value.upper().startswith("SIG") else "SIG" + value.upper()
-    if name in signal.Signals.__members__:
-        return int(signal.Signals[name])
-    raise click.BadParameter(f"{value!r} is not a signal; write TERM, SIGTERM or 15, say", param=param)
-
-
 @click.group(context_settings=_SETTINGS, epilog=_EPILOG)
 @click.version_option(package_name="allgone", prog_name="allgone")
 def allgone() -> None:
@@ -137,26 +73,15 @@ def allgone() -> None:
     epilog=_RUN_EXAMPLES,
     context_settings={"allow_interspersed_args": False},
 )
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", "cgroup", "process-group"]),
-    help='What holds the processes (default: ALLGONE_BACKEND, or auto: cgroup where it works; see "allgone doctor").',
-)
+@options.backend
 @click.option(
     "--timeout",
     metavar="DURATION",
     default="infinity",
-    callback=_time_limit,
+    callback=options.time_limit,
     help="Stop everything after this long; exit status 124.",
 )
-@click.option(
-    "--timeout-stop",
-    metavar="DURATION",
-    default="10s",
-    show_default=True,
-    callback=_duration,
-    help="How long processes may take to end when asked to, before SIGKILL.",
-)
+@options.timeout_stop(default="10s")
 @click.option(
     "--kill-mode",
     type=click.Choice(["control-group", "mixed", "process"]),
@@ -165,14 +90,7 @@ def allgone() -> None:
     help="Who is asked to end: all; the command, the rest being killed when it has ended; or nobody but the command, "
     "the rest being left running.",
 )
-@click.option(
-    "--kill-signal",
-    metavar="SIGNAL",
-    default="TERM",
-    show_default=True,
-    callback=_signal,
-    help="How they are asked.",
-)
+@options.kill_signal
 @click.option("--send-sighup", is_flag=True, help="Send SIGHUP as well; shells want it.")
 @click.option("--name", help="What the containment is called (default: made up from the command).")
 @click.option("--unit", metavar="NAME.scope", help="Run in a systemd scope of this name.")
@@ -183,7 +101,7 @@ def allgone() -> None:
     "properties",
     metavar="NAME=VALUE",
     multiple=True,
-    callback=_properties,
+    callback=options.properties,
     help="A property of the scope, as in systemd.scope(5): MemoryMax=1G. May be given several times.",
 )
 @click.option(
@@ -207,12 +125,11 @@ def allgone() -> None:
 @click.option(
     "--sample",
     metavar="DURATION",
-    callback=lambda *asked: None if asked[2] is None else _time_limit(*asked),
+    callback=lambda *asked: None if asked[2] is None else options.time_limit(*asked),
     help="With cgroup, have CPU and memory in the report, looked at this often.",
 )
 @click.option("--usage", is_flag=True, help="When all is over, print what was used to stderr, as time -v does.")
-@_limit_options
-@click.option("--memory-oom-group", is_flag=True, help="With cgroup. For want of memory, all of it is killed together.")
+@options.limits
 @click.option("--seal", is_flag=True, help="Keep a command that is root from leaving its cgroup by itself.")
 @click.option(
     "--network",
@@ -220,7 +137,7 @@ def allgone() -> None:
     help="A network of its own: loopback only, or with an address that is reached from here; root only.",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD [ARG]...")
-def run(command: tuple[str, ...], **options: Any) -> int:
+def run(command: tuple[str, ...], **given: Any) -> int:
     """Run CMD. When it ends, or is stopped, everything that it started is stopped, too.
 
     It is in the foreground, with the same stdin, stdout and stderr. What it left behind is named on stderr.
@@ -229,24 +146,24 @@ def run(command: tuple[str, ...], **options: Any) -> int:
     from allgone.cli import job
 
     policy = StopPolicy(
-        kill_mode=options["kill_mode"],
-        kill_signal=options["kill_signal"],
-        send_sighup=options["send_sighup"],
-        timeout_stop=options["timeout_stop"],
+        kill_mode=given["kill_mode"],
+        kill_signal=given["kill_signal"],
+        send_sighup=given["send_sighup"],
+        timeout_stop=given["timeout_stop"],
     )
-    limits = _limits(options)
-    scope = {name: options[name] for name in ("unit", "slice", "description", "properties") if options[name]}
+    limits = options.limits_of(given)
+    scope = {name: given[name] for name in ("unit", "slice", "description", "properties") if given[name]}
     return job.run(
         job.Job(
             command,
             policy,
-            options["backend"],
-            options["timeout"],
-            options["name"],
-            options["reports"],
+            given["backend"],
+            given["timeout"],
+            given["name"],
+            given["reports"],
             scope,
-            {name: options[name] for name in ("trace", "escapees", "seal", "network", "sample")} | {"limits": limits},
-            usage=options["usage"],
+            {name: given[name] for name in ("trace", "escapees", "seal", "network", "sample")} | {"limits": limits},
+            usage=given["usage"],
         )
     )
 
@@ -263,19 +180,8 @@ def run(command: tuple[str, ...], **options: Any) -> int:
 @click.option("-q", "--quiet", metavar="NAME,...", help="Those whose output is not shown.")
 @click.option("--no-colour", is_flag=True, help="No colours.")
 @click.option("--no-prefix", is_flag=True, help="No time and name before each line.")
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", "cgroup", "process-group"]),
-    help='What holds the processes (default: ALLGONE_BACKEND, or auto: cgroup where it works; see "allgone doctor").',
-)
-@click.option(
-    "--timeout-stop",
-    metavar="DURATION",
-    default="5s",
-    show_default=True,
-    callback=_duration,
-    help="How long processes may take to end when asked to, before SIGKILL.",
-)
+@options.backend
+@options.timeout_stop(default="5s")
 @click.option(
     "--kill-mode",
     type=click.Choice(["control-group", "mixed"]),
@@ -283,18 +189,11 @@ def run(command: tuple[str, ...], **options: Any) -> int:
     show_default=True,
     help="Who is asked to end: all; or those that the Procfile names, the rest being killed when they have ended.",
 )
-@click.option(
-    "--kill-signal",
-    metavar="SIGNAL",
-    default="TERM",
-    show_default=True,
-    callback=_signal,
-    help="How they are asked.",
-)
+@options.kill_signal
 @click.option("--name", help="What the containment is called (default: made up from DIR).")
 @click.option("--report", "reports", metavar="FILE", multiple=True, help='Write a report, as "allgone run" does.')
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-def up(names: tuple[str, ...], **options: Any) -> int:
+def up(names: tuple[str, ...], **given: Any) -> int:
     """Start the processes that a Procfile names, or those called NAME, and show what they write, line by line.
 
     When one has ended, or at Ctrl-C, everything is stopped, daemons that they have started too.
@@ -307,14 +206,14 @@ def up(names: tuple[str, ...], **options: Any) -> int:
 
     return application.run(
         application.Asked(
-            names, **{each: options[each] for each in ("procfile", "app_root", "env", "port", "concurrency", "quiet")}
+            names, **{each: given[each] for each in ("procfile", "app_root", "env", "port", "concurrency", "quiet")}
         ),
-        StopPolicy(options["kill_mode"], options["kill_signal"], timeout_stop=options["timeout_stop"]),
-        backend=options["backend"],
-        name=options["name"],
-        reports=options["reports"],
-        colour=not options["no_colour"],
-        prefix=not options["no_prefix"],
+        StopPolicy(given["kill_mode"], given["kill_signal"], timeout_stop=given["timeout_stop"]),
+        backend=given["backend"],
+        name=given["name"],
+        reports=given["reports"],
+        colour=not given["no_colour"],
+        prefix=not given["no_prefix"],
     )
 
 
@@ -351,7 +250,7 @@ def ps(as_json: bool, tree: bool) -> int:
     metavar="DURATION",
     default="1s",
     show_default=True,
-    callback=_time_limit,
+    callback=options.time_limit,
     help="How often to look.",
 )
 def top(names: tuple[str, ...], interval: float) -> int:
