@@ -102,7 +102,10 @@ def test_ps_lists_a_containment_with_all_that_is_known_of_it(allgone: Allgone, n
         assert found["command"] == " ".join(READY)
         assert found["unit"] is None or found["unit"].endswith((".scope", ".service"))
         assert before - 1 < found["since"] < time.time() + 1
-        assert {each["name"] for each in found["members"]} == {"sh", "sleep"}
+        until = time.monotonic() + PATIENCE
+        while {each["name"] for each in found["members"]} != {"sh", "sleep"}:  # just forked, it is a shell still
+            assert time.monotonic() < until, found["members"]
+            (found,) = listed_of(process.pid)
         assert "sleep 1000" in {each["command"] for each in found["members"]}
         assert all(set(each) == {"pid", "name", "command"} for each in found["members"])
         if allgone.backend == "cgroup":

@@ -208,7 +208,9 @@ with allgone.Popen(["sh", "-c", "setsid sleep 1000 & sleep 1000 & wait"], **give
     assert environment.empties(where, PATIENCE)
     deadline = time.monotonic() + PATIENCE
     while left := [
-        each for each in environment.cgroups.rglob("*.scope") if "allgone-" in each.name or "named" in each.name
+        each
+        for each in environment.tree()
+        if each.suffix == ".scope" and ("allgone-" in each.name or "named" in each.name)
     ]:
         assert time.monotonic() < deadline, left
         time.sleep(0.01)
