@@ -162,7 +162,7 @@ def test_one_that_cannot_enter_is_an_error_and_runs_nothing(
     def refused(procs: int) -> None:
         raise OSError(errno.EACCES, "refused")
 
-    monkeypatch.setattr("allgone._backends.cgroup._enter", refused)
+    monkeypatch.setattr("allgone._backends.cgroup_containment._enter", refused)
     process = get_context("fork", backend="cgroup").Process(target=(tmp_path / "ran").touch)
     with pytest.raises(allgone.PlacementFailed, match="Permission denied"):
         process.start()

@@ -16,7 +16,7 @@ from support.programs import Started, command
 
 import allgone
 from allgone import CgroupBackend, StopPolicy
-from allgone._backends.cgroup import CgroupContainment
+from allgone._backends.cgroup_containment import CgroupContainment
 from allgone._linux import cgroupfs
 
 AT_ONCE = StopPolicy(timeout_stop=0)

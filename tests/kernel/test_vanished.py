@@ -16,7 +16,7 @@ from support.launchers import Launcher
 
 import allgone
 from allgone import BackendUnavailable, CgroupBackend, PlacementFailed, StopPolicy
-from allgone._backends.cgroup import CgroupContainment
+from allgone._backends.cgroup_containment import CgroupContainment
 
 AT_ONCE = StopPolicy(timeout_stop=0)
 pytestmark = pytest.mark.usefixtures("launcher")

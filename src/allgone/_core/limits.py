@@ -37,8 +37,8 @@ class Limits:
     io_weight
         The same of the block devices' time; it takes an IO scheduler that knows weights (``io.weight``).
 
-    For all but the weights ``"infinity"`` takes back what was given before, as in systemd.resource-control(5), which
-    has the same names in its own spelling.
+    For sizes, tasks and quota ``"infinity"`` is no limit. systemd.resource-control(5) has the same names in its own
+    spelling.
 
     >>> Limits(memory_max="1.5G", cpu_quota="50%").memory_max
     1610612736

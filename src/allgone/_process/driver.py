@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from allgone._backends.cgroup import CgroupContainment
+from allgone._backends.cgroup_containment import CgroupContainment
 from allgone._backends.keeper import KEEPER
 from allgone._core.containment import Backend, Containment, Leader
 from allgone._core.policy import StopPolicy

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
@@ -16,15 +15,14 @@ from allgone._core.limits import Limits, check_limits
 from allgone._core.names import made_up_name
 from allgone._core.policy import DEFAULT, StopPolicy, policy_or
 from allgone._core.report import Report
-from allgone._core.stop import Steps
 from allgone._process import driver, reporting
 from allgone._process.freezing import Freezable
-from allgone._process.inside import Inside
 from allgone._process.popen import Popen
+from allgone._process.stopping import Stoppable
 from allgone.errors import WrongProcess
 
 
-class Group(Inside, Freezable):
+class Group(Stoppable, Freezable):
     """Several processes that are stopped together, each of which can also be stopped on its own.
 
     >>> with Group() as servers:
@@ -91,14 +89,6 @@ class Group(Inside, Freezable):
         """Stop every process of the group at the same time; as `Popen.stop`, with the leaders of all."""
         return self.stop_meanwhile(driver.run, policy)
 
-    def stop_meanwhile(self, carry_out: Callable[[Steps], None], policy: StopPolicy | None = None) -> Report:
-        """`stop()` by a driver of one's own: `carry_out` does the waiting that the steps ask for."""
-        if self.is_to_be_stopped():
-            with self.stopping(policy) as stopping:
-                driver.carry_out(stopping, carry_out)
-        assert self._report is not None
-        return self._report
-
     def is_to_be_stopped(self) -> bool:
         """Whether a stop has something to do still."""
         return self._report is None
@@ -131,9 +121,6 @@ class Group(Inside, Freezable):
         """Close the pipes to all of its processes."""
         for process in self._processes:
             process.close_streams()
-
-    def _is_ours(self) -> bool:
-        return self._containment.owner == os.getpid()
 
     def _check_owner(self) -> None:
         if not self._is_ours():

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
@@ -23,13 +23,12 @@ from allgone._core.genealogy import Genealogy
 from allgone._core.limits import Limits, check_limits
 from allgone._core.policy import DEFAULT, StopPolicy, policy_or
 from allgone._core.report import Report
-from allgone._core.stop import Steps, Wait
+from allgone._core.stop import Wait
 from allgone._linux import fds, launcher
 from allgone._linux.pidfd import Child
 from allgone._process import activation, driver, failures, reporting, sampling, tracing
 from allgone._process.communicate import Exchange
 from allgone._process.freezing import Freezable
-from allgone._process.inside import Inside
 from allgone._process.network import Network, Networked, check_network
 from allgone._process.spawn_arguments import (
     argv_of,
@@ -41,10 +40,11 @@ from allgone._process.spawn_arguments import (
     passed,
     scope_of,
 )
+from allgone._process.stopping import Stoppable
 from allgone.errors import WrongProcess
 
 
-class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
+class Popen(Stoppable, Freezable, Networked, subprocess.Popen[Any]):
     """`subprocess.Popen` with a containment: what the child starts can be found, signalled and stopped with it.
 
     Takes all that `subprocess.Popen` takes, and:
@@ -346,14 +346,6 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
         """
         return self.stop_meanwhile(driver.run, policy)
 
-    def stop_meanwhile(self, carry_out: Callable[[Steps], None], policy: StopPolicy | None = None) -> Report:
-        """`stop()` by a driver of one's own: `carry_out` does the waiting that the steps ask for."""
-        if self.is_to_be_stopped():
-            with self.stopping(policy) as stopping:
-                driver.carry_out(stopping, carry_out)
-        assert self._report is not None
-        return self._report
-
     def is_to_be_stopped(self) -> bool:
         """Whether a stop has something to do still: ``kill_mode="process"`` can have left some."""
         return self._report is None or not self._containment.gone
@@ -408,9 +400,6 @@ class Popen(Inside, Freezable, Networked, subprocess.Popen[Any]):
                     stream.close()
             except BrokenPipeError:
                 continue
-
-    def _is_ours(self) -> bool:
-        return self._containment.owner == os.getpid()
 
     def _check_owner(self) -> None:
         if not self._is_ours():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from allgone._backends import marks
-from allgone._backends.cgroup import CgroupContainment
+from allgone._backends.cgroup_containment import CgroupContainment
 from allgone._core.containment import Containment
 from allgone._core.policy import StopPolicy
 from allgone._core.report import Process

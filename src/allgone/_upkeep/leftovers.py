@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from allgone._backends import marks
-from allgone._backends.cgroup import CgroupContainment
+from allgone._backends.cgroup_containment import CgroupContainment
 from allgone._backends.process_group import ProcessGroupContainment
 from allgone._core.containment import Containment
 from allgone._core.policy import DEFAULT, StopPolicy

@@ -9,14 +9,15 @@ import select
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import AbstractContextManager, ExitStack, closing
-from typing import Protocol, TypeVar, cast
+from contextlib import ExitStack, closing
+from typing import TypeVar, cast
 
 import anyio
 
 from allgone._core.policy import StopPolicy
 from allgone._core.stop import Steps, Stop, Wait
 from allgone._process.reporting import Stopping, note
+from allgone._process.stopping import Stoppable
 from allgone.errors import StopTimeout
 
 _T = TypeVar("_T")
@@ -131,16 +132,6 @@ def in_thread(function: Callable[[], _T]) -> Generator[Wait, None, _T]:
     if failure:
         raise failure[0]
     return result[0]
-
-
-class Stoppable(Protocol):
-    """A `Popen`, or a `Group` of such."""
-
-    def is_to_be_stopped(self) -> bool: ...
-
-    def stopping(self, policy: StopPolicy | None = None) -> AbstractContextManager[Stopping]: ...
-
-    def close_streams(self) -> None: ...
 
 
 async def stop(

@@ -9,8 +9,8 @@ import anyio
 
 from allgone._backends import choose
 from allgone._core.policy import StopPolicy
+from allgone._process.stopping import Stoppable
 from allgone.aio import _driver
-from allgone.aio._driver import Stoppable
 
 # Those of Popen's parameters with which a start, and the end of a stop, ask others, or the kernel for a network.
 _SLOW = ("unit", "slice", "description", "properties", "network", "seal", "trace")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import select
 import signal
 import time
@@ -32,6 +31,7 @@ from allgone.cli import OWN_FAILURE
 from allgone.cli.record import shell_status
 from allgone.cli.relay import Lines
 from allgone.cli.signals import Requests
+from allgone.cli.supervision import SAME_REQUEST, reap_adopted
 from allgone.cli.words import names, number
 from allgone.errors import EscapedProcessWarning, StopTimeout
 
@@ -39,7 +39,6 @@ SYSTEM = "system"
 TIMEOUT_STOP = 5.0  # seconds, as Honcho's
 _FULL = 1 << 20  # bytes that wait for a slow terminal before nothing more is read from the processes
 _FULL_WHILE_STOPPING = 1 << 26  # so that they can say what they have to, and end
-_SAME_REQUEST = 0.1  # seconds: timeout(1) and others send a signal to us and then to our whole group
 
 
 class Printer(Protocol):
@@ -180,7 +179,7 @@ class Manager:
             if any(fd in ready for fd in part.end_fds):
                 self._note_end(part)
         if self._requests.fileno() in ready:
-            self._reap_adopted()
+            reap_adopted({part.process.pid for part in self.parts.values() if part.process is not None})
             self._heed(self._requests.take())
         return any(fd in ready for fd in fds) or time.monotonic() >= deadline
 
@@ -226,21 +225,10 @@ class Manager:
                 raise driver.Hurry
 
     def _is_new_request(self) -> bool:
-        if time.monotonic() <= self._asked_at + _SAME_REQUEST:
+        if time.monotonic() <= self._asked_at + SAME_REQUEST:
             return False
         self._asked_at = time.monotonic()
         return True
-
-    def _reap_adopted(self) -> None:
-        """Orphans come to us while we are a child subreaper (process-group); those that ended need not wait."""
-        own = {part.process.pid for part in self.parts.values() if part.process is not None}
-        try:
-            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-                if ended.si_pid in own:
-                    return  # Popen's to reap
-                os.waitid(os.P_PID, ended.si_pid, os.WEXITED | os.WNOHANG)
-        except ChildProcessError:
-            pass  # no children at all
 
     def _note_end(self, part: Part) -> None:
         process = part.process

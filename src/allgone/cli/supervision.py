@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Collection
 
 from allgone._core.stop import Steps
 from allgone._linux.terminal import Terminal
@@ -18,7 +19,7 @@ from allgone.cli.signals import ENDING, STOPPING, Arrival, Signals
 
 TIMEOUT = "timeout"
 # timeout(1) and others send a signal to us and then to our whole group; nobody asks a second time that quickly.
-_SAME_REQUEST = 0.1
+SAME_REQUEST = 0.1
 
 
 class Supervision:
@@ -66,12 +67,12 @@ class Supervision:
         """Do what it says; True if it is the second that asks us to end."""
         signum = arrival.signum
         if signum == signal.SIGCHLD:
-            self._reap_adopted()
+            reap_adopted({self._process.pid})
             self._follow_stop()
         elif signum == signal.SIGCONT:
             self._continue()
         elif signum in ENDING and self._asked_by is not None:
-            return signum != self._asked_by or time.monotonic() > self._asked_at + _SAME_REQUEST
+            return signum != self._asked_by or time.monotonic() > self._asked_at + SAME_REQUEST
         else:
             has_it = self._has_it_already(arrival)
             if not has_it:
@@ -130,13 +131,6 @@ class Supervision:
         except PermissionError:
             say(f"cannot pass {self._name(signum)} on to pid {self._process.pid}: it is another user's process now")
 
-    def _reap_adopted(self) -> None:
-        """Orphans come to us while we are a child subreaper (process-group); those that ended need not wait."""
-        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-            if ended.si_pid == self._process.pid:
-                return  # Popen's to reap
-            os.waitid(os.P_PID, ended.si_pid, os.WEXITED | os.WNOHANG)
-
     # Job control: the shell that started us sees only us, so we stop when the command does
 
     def _follow_stop(self) -> None:
@@ -181,5 +175,19 @@ class Supervision:
                 ready = dict(poller.poll(driver.milliseconds_until(wait.deadline)))
                 if asked in ready:
                     os.read(asked, 64)
-                    if time.monotonic() > max(began, self._asked_at) + _SAME_REQUEST:
+                    if time.monotonic() > max(began, self._asked_at) + SAME_REQUEST:
                         raise driver.Hurry
+
+
+def reap_adopted(own: Collection[int]) -> None:
+    """Orphans come to us while we are a child subreaper (process-group); those that ended need not wait.
+
+    `own` are children that a `Popen` reaps.
+    """
+    try:
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if ended.si_pid in own:
+                return
+            os.waitid(os.P_PID, ended.si_pid, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        pass  # no children at all
