@@ -91,20 +91,23 @@ def test_a_command_line_of_100_kb_is_cut_short(look: Look) -> None:
         assert len(look([process.pid])[0].command) == 200
 
 
-def test_who_was_started_while_others_were_looked_at_is_seen_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_was_started_while_others_were_looked_at_is_seen_too_the_newest_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     started: list[subprocess.Popen[bytes]] = []
     list_ = os.listdir
 
     def listdir_then_start(path: str) -> list[str]:
         names = list_(path)
-        started.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE))
+        started.extend(subprocess.Popen(["cat"], stdin=subprocess.PIPE) for _ in range(3))
         return names
 
     monkeypatch.setattr(os, "listdir", listdir_then_start)
     pids = list(processes.all_pids())
     monkeypatch.undo()
-    started[0].communicate()
-    assert started[0].pid in pids
+    for each in started:
+        each.communicate()
+    assert [pid for pid in pids if pid in {each.pid for each in started}] == [each.pid for each in reversed(started)]
 
 
 def test_threads_are_no_processes() -> None:

@@ -109,15 +109,16 @@ def is_alive(pid: int) -> bool:
 def all_pids() -> Iterator[int]:
     """Every process that /proc shows, and then those that were started while the caller looked at the others.
 
-    Without the latter, one that forks and ends all the time is missed by whoever reads a list of numbers.
+    Without the latter, one that forks and ends all the time is missed by whoever reads a list of numbers. Of those the
+    newest come first, for only they may still be there.
     """
     last = _last_pid()
     yield from [int(name) for name in os.listdir("/proc") if name.isdigit()]
     for _ in range(_LOOKS):
         begun, last = last + 1, _last_pid()
-        if not 0 <= last - begun < _MOST_NEW:
+        if last < begun:
             return
-        yield from filter(_is_process, range(begun, last + 1))
+        yield from filter(_is_process, range(last, max(begun, last - _MOST_NEW) - 1, -1))
 
 
 def _last_pid() -> int:
