@@ -118,12 +118,14 @@ def test_members_that_a_stop_left_running_have_not_escaped(backend: BackendUnder
         assert report.left_running
 
 
-def test_another_process_of_that_number_is_left_alone(elsewhere: str) -> None:
+def test_another_process_of_that_number_is_left_alone(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Started(allgone.Popen, leaver(elsewhere), trace=True, backend="cgroup", escapees="kill") as started:
         traced = started.process._traced
         assert traced is not None
         assert traced._trace.is_descendant(started["left"].pid)
-        traced._trace._boot -= 10**9  # as if it had started a second after the one that was told of
+        tracer = traced._trace.tracer
+        since_boot = tracer.since_boot  # as if it had started a second after the one that was told of
+        monkeypatch.setattr(tracer, "since_boot", lambda at: since_boot(at) - 1)
         assert not traced._trace.is_descendant(started["left"].pid)
         report = started.stop()
         assert report.escapees == ()

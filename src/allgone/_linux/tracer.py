@@ -80,6 +80,8 @@ class Tracer:
         self._name: int | None = None  # an fd for changing the name of the thread, while it runs
         self._naming = threading.Lock()
         self._failures: list[OSError] = []
+        self._looked = time.monotonic_ns()
+        self._ahead = [(0, _ahead(self._looked))]  # since when, and how far
         is_up = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(is_up,), name="allgone-trace", daemon=True)
         try:
@@ -108,6 +110,17 @@ class Tracer:
         with self._naming:
             if self._name is not None:
                 os.write(self._name, name)
+
+    def since_boot(self, at: int) -> float:
+        """When that was, of an event's clock, in seconds as /proc counts them: suspension, too. With the lock."""
+        self._notice_suspension()
+        return (at + next(ahead for since, ahead in reversed(self._ahead) if since <= at)) / 1e9
+
+    def _notice_suspension(self) -> None:
+        before, self._looked = self._looked, time.monotonic_ns()
+        ahead = _ahead(self._looked)
+        if ahead - self._ahead[-1][1] > _ACCURACY * 1e9:
+            self._ahead.append((before, ahead))
 
     def leave(self, trace: Trace) -> None:
         """Watch it no longer. With the lock."""
@@ -166,6 +179,7 @@ class Tracer:
         with _turnstile:
             pass
         with _lock:
+            self._notice_suspension()
             for _ in range(_AT_ONCE):
                 what, _, at, a, b, c, d = unpack(buffer, EVENT_AT)
                 if b in known or d in known or b == me:
@@ -201,7 +215,6 @@ class Trace:
 
     def __init__(self, tracer: Tracer) -> None:
         now = time.monotonic_ns()
-        self._boot = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - now  # to the times of /proc, which count suspension
         self.tracer = tracer
         self.lineage = Lineage(now, time.time_ns() - now)
         self._dropped_before = tracer.subscription.drops()
@@ -244,7 +257,7 @@ class Trace:
         found = processes.stat(descendant.pid)
         if found is None or not found.alive:
             return False
-        return descendant.began is None or found.started <= (descendant.began + self._boot) / 1e9 + _ACCURACY
+        return descendant.began is None or found.started <= self.tracer.since_boot(descendant.began) + _ACCURACY
 
     def _alive(self) -> list[Descendant]:
         return self.tracer.living.of(self.lineage)
@@ -276,6 +289,11 @@ class Trace:
             self.leave()
         if self._waiting is not None:
             self._waiting.set()
+
+
+def _ahead(monotonic: int) -> int:
+    """How far the clock that counts suspension is ahead of the other, which read `monotonic` just now. Nanoseconds."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - monotonic
 
 
 @atexit.register
