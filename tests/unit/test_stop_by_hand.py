@@ -87,6 +87,41 @@ def test_a_kill_that_takes_its_time_but_makes_progress_is_left_to_do_its_work() 
     assert len(kills) == 1
 
 
+def test_many_that_end_one_after_another_have_more_time_than_one_that_does_not() -> None:
+    stage = FakeStarted(Actor("leader", tuple(deaf(f"slow-{n}") for n in range(3))), AT_ONCE)
+    for n in range(3):
+        slow = stage[f"slow-{n}"]
+        slow.unkillable = True
+        if n < 2:
+            stage.world.after(0.7 * KILL_TIMEOUT * (n + 1), lambda slow=slow: setattr(slow, "returncode", -9))
+    began = stage.world.now
+    with pytest.raises(StopTimeout) as caught:
+        stage.stop()
+    assert caught.value.survivors == {stage["slow-2"].pid}
+    assert stage.world.now - began == pytest.approx(2.4 * KILL_TIMEOUT, abs=0.1)
+
+
+def test_of_many_that_cannot_be_killed_the_first_are_named_and_the_others_counted() -> None:
+    stage = FakeStarted(Actor("leader", tuple(deaf(f"stuck-{n}") for n in range(25))), AT_ONCE)
+    for n in range(25):
+        stage[f"stuck-{n}"].unkillable = True
+    with pytest.raises(StopTimeout, match=r"\d, \d+ and 5 more\. ") as caught:
+        stage.stop()
+    assert len(caught.value.survivors) == 25
+
+
+def test_newcomers_that_end_do_not_put_off_the_giving_up() -> None:
+    stage = FakeStarted(Actor("leader", (deaf("stuck"), deaf("fleeting"))), AT_ONCE)
+    stage["stuck"].unkillable = True
+    members, calls = stage.containment.members, iter(range(10**6))
+    newcomers = lambda call: frozenset({10**6 + call} if call % 2 == 0 else ())  # noqa: E731  # at every other look
+    stage.containment.members = lambda: members() | newcomers(next(calls))  # type: ignore[method-assign]
+    began = stage.world.now
+    with pytest.raises(StopTimeout):
+        stage.stop()
+    assert stage.world.now - began == pytest.approx(KILL_TIMEOUT, abs=0.1)
+
+
 def test_removal_is_tried_again_while_the_kernel_is_busy() -> None:
     stage = FakeStarted(Actor("leader"), POLITE)
     stage.containment.busy = 5

@@ -17,8 +17,9 @@ from allgone._core.policy import StopPolicy
 from allgone._core.report import Sent
 from allgone.errors import StopTimeout
 
-KILL_TIMEOUT = 15.0  # seconds that SIGKILL may take to empty a containment before the stop gives up, loudly
+KILL_TIMEOUT = 15.0  # seconds in which, after SIGKILL, none of them ends before the stop gives up, loudly
 KILL_AGAIN = 0.02  # seconds without progress after which SIGKILL is sent again, and one by one
+_MOST_NAMED = 20
 REMOVE_AGAIN = 0.002  # seconds between two attempts at removal: EBUSY lasts 5-15 ms after a kill, and has no event
 
 
@@ -144,25 +145,28 @@ class Stop:
             yield Wait(tuple(_fds(left)), deadline)
 
     def _kill_all(self, watch: Watch) -> Steps:
+        yield from self._kill_members(watch)
         deadline = self._clock() + KILL_TIMEOUT
         while True:
-            yield from self._kill_members(watch, deadline)
             yield from self._kill_leaders()  # one that moved itself elsewhere is still our child, and still meant
             if self._containment.remove():
                 return
             if self._clock() >= deadline:
                 raise StopTimeout(f"cannot remove {self._containment.where()}: it stays busy", frozenset())
             yield Wait((), self._clock() + REMOVE_AGAIN)
+            yield from self._kill_members(watch)
 
-    def _kill_members(self, watch: Watch, deadline: float) -> Steps:
+    def _kill_members(self, watch: Watch) -> Steps:
         """SIGKILL until the containment is empty.
 
         Once is not enough: cgroup.kill misses a process whose main thread has ended while others run, and before
-        the kernel's fix of February 2025 it could miss one that was being forked.
+        the kernel's fix of February 2025 it could miss one that was being forked. Thousands take their time on a busy
+        machine: it gives up when none of those that were there at first has ended for `KILL_TIMEOUT`.
         """
         if watch.emptied():
             return
-        left = self._containment.members()
+        awaited = left = self._containment.members()
+        deadline = self._clock() + KILL_TIMEOUT
         self._containment.kill()
         if left:
             self.outcome.killed |= left
@@ -178,6 +182,8 @@ class Stop:
                     self._containment.kill()
                     self._containment.kill_each()
                     self.outcome.killed |= left
+                if awaited - left:
+                    awaited, deadline = awaited & left, now + KILL_TIMEOUT
                 again = self._clock() + KILL_AGAIN
             fd = watch.fileno()
             recheck = math.inf if watch.recheck is None else now + watch.recheck
@@ -185,7 +191,9 @@ class Stop:
                 yield Wait((fd,), min(deadline, again, recheck))
 
     def _timed_out(self, survivors: frozenset[int]) -> StopTimeout:
-        who = ", ".join(map(str, sorted(survivors)[:20])) or "unknown, for they are in another pid namespace"
+        who = ", ".join(map(str, sorted(survivors)[:_MOST_NAMED])) or "unknown, for they are in another pid namespace"
+        if len(survivors) > _MOST_NAMED:
+            who += f" and {len(survivors) - _MOST_NAMED} more"
         return StopTimeout(
             f"{self._containment.name}: SIGKILL was sent, yet after {KILL_TIMEOUT:g} s these are alive: {who}. "
             "A process in uninterruptible sleep (state D) dies when its system call returns; "
