@@ -30,6 +30,8 @@ suppress_warnings = ["misc.highlighting_failure"]  # Pygments knows no ";" in a 
 templates_path = ["."]
 html_theme = "furo"
 html_additional_pages = {"index": "index.html"}
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 
