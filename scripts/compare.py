@@ -35,7 +35,6 @@ import ways  # noqa: E402
 
 PEERS = ("mirakuru", "pytest-xprocess", "processkit-py", "psutil")
 PATIENCE = 60  # seconds
-SETTLE = 3.0  # seconds within which what is going to end after its supervisor has ended
 
 
 @dataclass
@@ -108,7 +107,8 @@ def trial(way: str) -> Iterator[Trial]:
             made.end()
 
 
-def measured(way: str, rounds: int) -> Row:
+def measured(way: str, rounds: int, settle: float) -> Row:
+    """`settle`: seconds within which what is going to end after its supervisor has ended."""
     row = Row(way)
     took, alive = [], set[str]()
     for _ in range(rounds):
@@ -130,7 +130,7 @@ def measured(way: str, rounds: int) -> Row:
     with trial(way) as each:
         assert each.server is not None
         each.supervisor.kill()
-        row.left_when_supervisor_killed = sorted(each.server.alive(SETTLE))
+        row.left_when_supervisor_killed = sorted(each.server.alive(settle))
     return row
 
 
@@ -141,23 +141,26 @@ def version(name: str) -> str:
         return "(not installed)"
 
 
-def document(rounds: int, only: str = "") -> dict[str, object]:
+def document(rounds: int, only: tuple[str, ...], settle: float) -> dict[str, object]:
     return {
         "user": "root" if os.geteuid() == 0 else "an ordinary user",
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
         "cpus": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
         "versions": {name: version(name) for name in (*PEERS, "allgone")},
         "rounds": rounds,
-        "rows": [asdict(measured(way, rounds)) for way in ways.WAYS if way.startswith(only)],
+        "rows": [asdict(measured(way, rounds, settle)) for way in ways.WAYS if way.startswith(only)],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="stops to take the median of (default: 5)")
-    parser.add_argument("--only", metavar="TEXT", default="", help="only the ways whose names begin with this")
+    parser.add_argument("--only", metavar="TEXT", action="append", help="only the ways whose names begin so")
+    parser.add_argument(
+        "--settle", type=float, default=3.0, help="seconds to wait after the end of a supervisor (default: 3)"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the results for programs")
     form.add_argument("--markdown", action="store_true", help="print them as for the page")
@@ -166,7 +169,7 @@ def main() -> None:
     if options.write:
         page.write(options.rounds)
         return
-    found = document(options.rounds, options.only)
+    found = document(options.rounds, tuple(options.only or [""]), options.settle)
     if options.json:
         print(json.dumps(found, indent=1))
     else:

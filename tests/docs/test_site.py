@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from support.tiers import missing
 
 from docs import pages
 
@@ -20,6 +22,9 @@ LOADS = {("link", "href"), ("script", "src"), ("img", "src"), ("iframe", "src"),
 
 def build(checkout: Path, site: Path) -> subprocess.CompletedProcess[str]:
     """By the last command of the script, from that checkout and to that place."""
+    for package in ("sphinx", "myst_parser", "furo"):
+        if importlib.util.find_spec(package) is None:
+            missing(f"{package} is not installed: pip install 'allgone[docs]'")
     words = SCRIPT.read_text(encoding="utf-8").splitlines()[-1].split()
     assert words[:2] == ["exec", ".venv/bin/python"]
     assert words[-1] == '"$@"'
