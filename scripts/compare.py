@@ -148,7 +148,7 @@ def document(rounds: int, only: tuple[str, ...], settle: float) -> dict[str, obj
         "python": platform.python_version(),
         "cpus": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
-        "versions": {name: version(name) for name in (*PEERS, "allgone")},
+        "versions": {name: version(name) for name in PEERS},
         "rounds": rounds,
         "rows": [asdict(measured(way, rounds, settle)) for way in ways.WAYS if way.startswith(only)],
     }
