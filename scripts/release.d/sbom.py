@@ -28,7 +28,6 @@ from packaging.requirements import Requirement
 _MADE_WITH = ("build", "cyclonedx-python-lib", "hatchling")
 _PROGRAM = re.compile(r"allgone/_linux/allgone-[a-z]+")
 _URL = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # uuid.NAMESPACE_URL, RFC 9562
-
 _OURS = ('"test"', '"docs"', '"compare"')  # extras
 
 
