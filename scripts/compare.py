@@ -74,11 +74,15 @@ class Trial:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.server: demo.Server | None = None
-        self.missing = self._said()
-        if self.missing == "started":
-            self.missing = ""
+        self.missing = ""
+        said = self._said()
+        if said == "started":
             with opened(fifo) as lines:
                 self.server = demo.Server(port, lines)
+        elif said.startswith("not here: "):
+            self.missing = said.removeprefix("not here: ")
+        else:
+            raise RuntimeError(f"{way}: the server was not started; see above")
 
     def _said(self) -> str:
         assert self.supervisor.stdout is not None
@@ -114,7 +118,7 @@ def measured(way: str, rounds: int, settle: float) -> Row:
     for _ in range(rounds):
         with trial(way) as each:
             if each.server is None:
-                row.missing = each.missing.removeprefix("not here: ")
+                row.missing = each.missing
                 return row
             took.append(each.stop())
             alive |= each.server.alive()
