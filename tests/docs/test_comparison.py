@@ -33,7 +33,7 @@ def test_the_page_says_what_is_found(everything: bool, cgroup_base: str) -> None
     if os.geteuid() != 0:
         missing("not root")
     # Who leaves something is waited for all that time.
-    options = ["--settle", "10"] if everything else ["--settle", "60", *CI]
+    options = ["--settle", "5"] if everything else ["--settle", "60", *CI]
     done = subprocess.run(
         [sys.executable, pages.ROOT / "scripts" / "compare.py", "--markdown", "--rounds", "1", *options],
         stdout=subprocess.PIPE, text=True, check=True, timeout=600,
