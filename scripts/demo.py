@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from typing import IO
 
 import allgone
 
@@ -51,21 +52,19 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-class Run:
-    """One start of the server; holds a pidfd for each of its processes, to see and in the end to stop them."""
+class Server:
+    """The processes of one start of the server, each held by a pidfd, to see and in the end to stop them."""
 
-    def __init__(self, start: Callable[[list[str]], subprocess.Popen[bytes]]) -> None:
-        self.port = free_port()
-        self.process = start([sys.executable, __file__, "--serve", str(self.port)])
+    def __init__(self, port: int, lines: IO[bytes]) -> None:
+        self.port = port
         self.held: dict[str, int] = {}
-        assert self.process.stdout is not None
         for _ in ROLES:
-            role, pid = self.process.stdout.readline().decode().split(":")
+            role, pid = lines.readline().decode().split(":")
             self.held[role] = os.pidfd_open(int(pid))
 
-    def alive(self) -> set[str]:
+    def alive(self, within: float = 0.3) -> set[str]:
         """Who has not ended, a moment after the stop: a signal that was sent and not waited for may have its effect."""
-        deadline = time.monotonic() + 0.3
+        deadline = time.monotonic() + within
         return {role for role, fd in self.held.items() if not _ended(fd, deadline - time.monotonic())}
 
     def port_is_free(self) -> bool:
@@ -75,15 +74,20 @@ class Run:
             return True
         return False
 
-    def clean_up(self) -> None:
-        for fd in self.held.values():
+    def wait_for_end(self, role: str) -> None:
+        assert _ended(self.held[role], 60)
+
+    def kill(self, *roles: str) -> None:
+        for role in roles:
             try:
-                signal.pidfd_send_signal(fd, signal.SIGKILL)
+                signal.pidfd_send_signal(self.held[role], signal.SIGKILL)
             except ProcessLookupError:
                 pass  # gone already
+
+    def end(self) -> None:
+        self.kill(*ROLES)
+        for fd in self.held.values():
             os.close(fd)
-        self.process.wait()
-        self.process.__exit__(None, None, None)
 
 
 def _ended(pidfd: int, within: float) -> bool:
@@ -129,16 +133,19 @@ def main() -> int:
     print(row("stopped by", "foreman", "3 workers", "daemonised helper", "port", "ms"))
     print(row("-" * 32, "-" * 7, "-" * 9, "-" * 17, "-" * 9, "----"))
     for name, start, end in WAYS:
+        port = free_port()
         try:
-            run = Run(start)
+            process = start([sys.executable, __file__, "--serve", str(port)])
         except allgone.BackendUnavailable as e:
             print(f"{name:34} not available here: {e.reasons[-1]}")
             continue
+        assert process.stdout is not None
+        server = Server(port, process.stdout)
         try:
             began = time.monotonic()
-            end(run.process)
+            end(process)
             took = (time.monotonic() - began) * 1000
-            alive = run.alive()
+            alive = server.alive()
             workers = sum(role.startswith("worker") for role in alive)
             print(
                 row(
@@ -146,12 +153,14 @@ def main() -> int:
                     "ALIVE" if "foreman" in alive else "gone",
                     f"{workers} ALIVE" if workers else "gone",
                     "ALIVE" if "daemonised helper" in alive else "gone",
-                    "free" if run.port_is_free() else "TAKEN",
+                    "free" if server.port_is_free() else "TAKEN",
                     f"{took:.0f}",
                 )
             )
         finally:
-            run.clean_up()
+            server.end()
+            process.wait()
+            process.__exit__(None, None, None)
     print("\nWhat survived was ended by the demo itself, through the pidfds that it held.")
     return 0
 

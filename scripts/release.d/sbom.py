@@ -28,6 +28,7 @@ from packaging.requirements import Requirement
 _MADE_WITH = ("build", "cyclonedx-python-lib", "hatchling")
 _PROGRAM = re.compile(r"allgone/_linux/allgone-[a-z]+")
 _URL = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # uuid.NAMESPACE_URL, RFC 9562
+_OURS = ('"test"', '"docs"', '"compare"')  # extras
 
 
 def of_release(dist: Path, commit: str, epoch: int, compilers: Mapping[str, str]) -> str:
@@ -68,9 +69,9 @@ def _metadata(wheel: Path) -> Message:
 
 
 def _requirements(about: Message) -> list[Requirement]:
-    """Without those of the extra `test`, which is for who works on allgone."""
+    """Without those of extras that are for who works on allgone."""
     found = map(Requirement, about.get_all("Requires-Dist", []))
-    return [each for each in found if each.marker is None or "test" not in str(each.marker)]
+    return [each for each in found if each.marker is None or not any(extra in str(each.marker) for extra in _OURS)]
 
 
 def _requirement(needed: Requirement) -> Component:
