@@ -142,7 +142,10 @@ def test_names_of_processes_write_no_lines_of_their_own(cgroup_base: str) -> Non
 def test_one_who_ignores_sigterm_is_killed(owner: Owner) -> None:
     owner.do(BEGIN)
     deaf = shlex.join(command("ignores_sigterm"))
-    left = started(owner, f"exec 3< <({deaf}); read -r _ pid <&3; while read -r line <&3 && [ $line != ready ]; do :; done; echo started $pid")
+    left = started(
+        owner,
+        f"exec 3< <({deaf}); read -r _ pid <&3; while read -r line <&3 && [ $line != ready ]; do :; done; echo started $pid",
+    )
     said = owner.do(f"{END} --timeout-stop 100ms")
     assert f"pid {left.pid} (had to be killed)" in said
     assert not left.is_alive()
@@ -174,7 +177,9 @@ def test_a_job_within_a_job(owner: Owner) -> None:
     """As of a runner that a job has started: that one's ends first, and the outer one is as it was."""
     owner.do(BEGIN)
     outer = owner.cgroup()
-    inner = f"{BEGIN}; tail -n 1 /proc/self/cgroup; setsid sleep 100 >/dev/null 2>&1 & {END}; tail -n 1 /proc/self/cgroup"
+    inner = (
+        f"{BEGIN}; tail -n 1 /proc/self/cgroup; setsid sleep 100 >/dev/null 2>&1 & {END}; tail -n 1 /proc/self/cgroup"
+    )
     said = owner.do(f"bash -c {shlex.quote(inner)}")
     within, after = (line[3:] for line in said.splitlines() if line.startswith("0::"))
     assert within.startswith(f"{outer}/allgone-")

@@ -151,7 +151,19 @@ BREAKS = [(each, said) for said, those in ROWS.items() if said.startswith("break
 def tried(environment: Environment, *directives: str) -> tuple[int, str]:
     environment.sh("useradd", "--system", "runner", check=False)
     properties = [word for each in ("User=runner", "Delegate=yes", *directives) for word in ("-p", each)]
-    argv = [environment.python, "-m", "allgone", "run", "--backend", "cgroup", "--", "tail", "-n", "1", "/proc/self/cgroup"]
+    argv = [
+        environment.python,
+        "-m",
+        "allgone",
+        "run",
+        "--backend",
+        "cgroup",
+        "--",
+        "tail",
+        "-n",
+        "1",
+        "/proc/self/cgroup",
+    ]
     done = environment.run(*argv, options=properties, check=False)
     return done.returncode, done.stdout + done.stderr
 
