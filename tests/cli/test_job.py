@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,13 +153,14 @@ def test_one_who_ignores_sigterm_is_killed(owner: Owner) -> None:
     left.close()
 
 
-def test_the_job_ends_when_its_owner_is_killed(owner: Owner, cgroup_base: str) -> None:
-    owner.do(BEGIN)
-    home, left = home_of(owner), started(owner)
-    owner.process.kill()
-    assert left.ends_within(PATIENCE)
-    left.close()
-    assert home.parent == Path(cgroup_base)
+@pytest.mark.parametrize("kind", ["compiled", "interpreted"])
+def test_the_job_ends_when_its_owner_is_killed(kind: str, cgroup_base: str) -> None:
+    with Owner(ALLGONE_LAUNCHER=kind) as owner:
+        owner.do(BEGIN)
+        left = started(owner)
+        owner.process.kill()
+        assert left.ends_within(PATIENCE)
+        left.close()
 
 
 def test_a_job_that_was_not_ended_is_ended_by_the_next_one(owner: Owner) -> None:
@@ -262,6 +264,44 @@ def test_where_no_cgroup_can_be_entered_all_is_as_before(cgroup_base: str) -> No
         assert owner.cgroup() == before
     assert sorted(each.name for each in folder.rglob("*") if each.is_dir()) == ["inner"]
     cgroups.remove_all(str(folder))
+
+
+FAILS = """
+import errno, sys
+from allgone._linux import cgroupfs
+from allgone.cli import main
+move, left = cgroupfs.move, [int(sys.argv[1])]
+def fails(folder, pid):
+    left[0] -= 1
+    if left[0] == 0:
+        raise OSError(errno.EAGAIN, "not now")
+    move(folder, pid)
+cgroupfs.move = fails
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_where_one_of_them_can_not_be_moved_all_is_as_before(n: int, owner: Owner, cgroup_base: str) -> None:
+    before = owner.cgroup()
+    hook = shlex.join([sys.executable, "-c", FAILS, str(n), "job", "begin", "--pid"])
+    said = owner.do(f"bash -c {shlex.quote(hook + ' $PPID; echo shell $(tail -n 1 /proc/self/cgroup); exit 125')}", 125)
+    assert "not now. a pids limit (pids.max) is exhausted" in said
+    assert f"shell 0::{before}" in said
+    assert owner.cgroup() == before
+    assert [each for each in os.listdir(cgroup_base) if each.startswith(f"allgone-{owner.pid}-")] == []
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_where_one_of_them_can_not_be_taken_back_nothing_is_stopped(n: int, owner: Owner) -> None:
+    owner.do(BEGIN)
+    left = started(owner)
+    hook = shlex.join([sys.executable, "-c", FAILS, str(n), "job", "end"])
+    assert "not now" in owner.do(f"bash -c {shlex.quote(hook + '; exit $?')}", 125)
+    assert left.is_alive()
+    owner.process.kill()  # the guard's turn
+    assert left.ends_within(PATIENCE)
+    left.close()
 
 
 def test_only_what_the_owner_has_started_may_end_the_job(owner: Owner) -> None:

@@ -60,8 +60,7 @@ def send(signum: int) -> None:
             held = Held(pid)
         except ProcessLookupError:
             continue
-        if held._is_ours:
-            signal.pidfd_send_signal(held._fd, signum)
+        held.send(signum)
         held.close()
 
 
