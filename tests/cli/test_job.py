@@ -266,6 +266,23 @@ def test_where_no_cgroup_can_be_entered_all_is_as_before(cgroup_base: str) -> No
     cgroups.remove_all(str(folder))
 
 
+def guard_of(owner: Owner) -> str:
+    """The cgroup of its guard; "" if it has none."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        words = procfs.describe(int(name)).split()
+        if "(allgone-guard," in words and words[-1] == str(owner.pid):
+            return procfs.cgroup(int(name))
+    return ""
+
+
+def test_the_guard_is_there_as_long_as_the_job(owner: Owner) -> None:
+    assert not guard_of(owner)
+    owner.do(BEGIN)
+    assert guard_of(owner) == f"{os.path.dirname(owner.cgroup())}/guard"
+    owner.do(END)
+    assert not guard_of(owner)
+
+
 FAILS = """
 import errno, sys
 from allgone._linux import cgroupfs
@@ -290,6 +307,7 @@ def test_where_one_of_them_can_not_be_moved_all_is_as_before(n: int, owner: Owne
     assert f"shell 0::{before}" in said
     assert owner.cgroup() == before
     assert [each for each in os.listdir(cgroup_base) if each.startswith(f"allgone-{owner.pid}-")] == []
+    assert not guard_of(owner)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

@@ -37,7 +37,7 @@ exit $status
 
 
 @contextmanager
-def job(site: Site, *, pty: bool = False) -> Iterator[Run]:
+def job(site: Site) -> Iterator[Run]:
     settings = dict(
         line.split("=", 1) for line in (site.root / "etc/ci/buildkite/buildkite-agent.cfg").read_text().splitlines()
     )

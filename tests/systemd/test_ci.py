@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 from support.ci import recipe
-from support.systemd_env import CHECKOUT, Environment
+from support.systemd_env import (
+    CHECKOUT,
+    ROOT_DELEGATED,
+    ROOT_SERVICE,
+    USER_DELEGATED,
+    USER_SESSION,
+    Environment,
+    Place,
+)
 
 from docs import pages
 
@@ -131,6 +139,31 @@ def test_an_ephemeral_runner_is_started_anew_for_each_job(environment: Environme
     log = machine.wait_for("run.sh --jitconfig once runner", 3)
     assert machine.sleepers() == 0
     assert len(set(re.findall(r"where 0::(\S+)/job", log))) == 2
+
+
+HOOKS = """
+command="$0 -m allgone job"
+sh -c "$command begin --pid \\$PPID; exit \\$?" || exit
+tail -n 1 /proc/self/cgroup
+setsid sleep 100 >/dev/null 2>&1 &
+sh -c "$command end; exit \\$?" || exit
+tail -n 1 /proc/self/cgroup
+"""
+
+
+@pytest.mark.parametrize("place", [ROOT_DELEGATED, USER_DELEGATED], ids=str)
+def test_a_job_is_in_the_cgroup_that_is_delegated(place: Place, environment: Environment) -> None:
+    done = environment.run("sh", "-c", HOOKS, environment.python, place=place)
+    assert "stopped 1 process that the job left behind" in done.stderr
+    inside, after = re.findall(r"^0::(\S+)$", done.stdout, re.MULTILINE)
+    assert re.fullmatch(rf"{re.escape(after)}/allgone-\d+-[0-9a-f]+/job", inside)
+
+
+@pytest.mark.parametrize("place", [ROOT_SERVICE, USER_SESSION], ids=str)
+def test_without_delegation_there_is_no_job(place: Place, environment: Environment) -> None:
+    done = environment.run("sh", "-c", HOOKS, environment.python, place=place, check=False)
+    assert done.returncode == 125
+    assert "(Delegate=yes in the runner's unit, or a cgroup that ALLGONE_CGROUP names)" in done.stderr
 
 
 def _rows() -> dict[str, list[str]]:

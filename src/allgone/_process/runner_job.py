@@ -72,30 +72,38 @@ def begin(pid: int, name: str) -> Job:
     and `PlacementFailed`; then all is as before.
     """
     checked_name(name)
-    with _ancestor(pid) as (owner, line):
-        base = _base()
-        # Where pids of other namespaces or a session of sudo's come in, they need not be where we are.
-        origin = _folder_of(pid, base.mount).removesuffix("/" + SUPERVISORS)
-        keeper = Keeper(supervisor=pid)
-        home = _home(base, keeper, origin, pid)
-        try:
-            containment = CgroupContainment(name, f"{home.folder}/{name}", home, lambda _: None)
-            containment.note(DEFAULT, processes.words(pid))
-            job = _noted(containment, home.folder, origin)
-            try:
-                _move(line, containment.where())
-                if _has_ended(owner):  # so that its number may have been another's
-                    raise ValueError(f"process {pid} has ended meanwhile")
-            except BaseException:
-                _move([each for each in line if containment.holds(each)], origin)
-                containment.remove()
-                raise
-        except BaseException:  # Ctrl-C as well: nobody else would remove it before the owner's end
-            home.close()
-            raise
+    keeper = Keeper(supervisor=pid)
+    try:
+        with _ancestor(pid) as (owner, line):
+            home, job = _begun(pid, owner, line, name, keeper)
+    except BaseException:  # Ctrl-C as well: the guard would wait for the owner's end
+        keeper.close()
+        raise
     home.let_go()
     janitor.sweep_beside(home.folder)
     return job
+
+
+def _begun(pid: int, owner: int, line: Sequence[int], name: str, keeper: Keeper) -> tuple[DirectoryHome, Job]:
+    base = _base()
+    origin = _folder_of(pid, base.mount).removesuffix("/" + SUPERVISORS)
+    home = _home(base, keeper, origin, pid)
+    try:
+        containment = CgroupContainment(name, f"{home.folder}/{name}", home, lambda _: None)
+        containment.note(DEFAULT, processes.words(pid))
+        job = _noted(containment, home.folder, origin)
+        try:
+            _move(line, containment.where())
+            if _has_ended(owner):  # so that its number may have been another's
+                raise ValueError(f"process {pid} has ended meanwhile")
+        except BaseException:
+            _move([each for each in line if containment.holds(each)], origin)
+            containment.remove()
+            raise
+    except BaseException:
+        home.close()
+        raise
+    return home, job
 
 
 @contextmanager
