@@ -29,8 +29,8 @@ def site(tmp_path: Path, cgroup_base: str) -> Site:
 @pytest.fixture
 def runner(site: Site) -> Iterator[Run]:
     """A runner that stays, with the hooks; its job has started."""
-    hooks = dict(line.split("=") for line in (site.root / "var/lib/ci/github/.env").read_text().splitlines())
-    site.environment |= hooks
+    unit = (site.root / "etc/systemd/system/ci-runner@github.service.d/hooks.conf").read_text()
+    site.environment |= dict(line.split("=")[1:] for line in unit.splitlines() if line.startswith("Environment="))
     with site.start(sys.executable, str(RUNNER)) as running:
         running.say(str(site.root / "job.sh"))
         running.wait_for_job()

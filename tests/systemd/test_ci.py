@@ -30,6 +30,13 @@ env -i setsid sleep 100 >/dev/null 2>&1 &
 (trap "" TERM; sleep 100; sleep 100) >/dev/null 2>&1 &
 echo "where $(tail -n 1 /proc/self/cgroup)"
 """
+# Its cgroup, for that of the unit, as its user may.
+LEAVES = """
+unit=$(sed -n 's|^0::\\(.*\\.service\\)/.*|/sys/fs/cgroup\\1|p' /proc/self/cgroup)
+mkfifo /tmp/left
+sh -c 'echo $$ >"$0/cgroup.procs"; tail -n 1 /proc/self/cgroup >/tmp/left; exec sleep 100' "$unit" &
+echo "left for $(cat /tmp/left)"
+"""
 
 
 class Machine:
@@ -41,8 +48,10 @@ class Machine:
         python = f"PYTHONPATH={environment.variables.get('PYTHONPATH', '')} {environment.python}"
         environment.sh("useradd", "--system", "runner", check=False)
         self.place("/usr/local/bin/allgone", f'#!/bin/sh\nexec env {python} -m allgone "$@"\n')
-        for name, text in (recipe("index.md") | recipe("github-actions.md")).items():
-            self.place(name, text)
+        self.recipe = recipe("index.md") | recipe("github-actions.md")
+        for name, text in self.recipe.items():
+            if f"{UNIT}.d" not in name:
+                self.place(name, text)
         if sys.base_prefix.startswith(("/root/", "/home/")):  # where the unit lets nobody look, and our Python is
             self.place(f"/etc/systemd/system/{UNIT}.d/python.conf", "[Service]\nProtectHome=no\n")
         self.place("/job.sh", JOB)
@@ -53,7 +62,13 @@ class Machine:
             f'#!/bin/sh\nexec >>log 2>&1\necho "run.sh $* $(id -un)"\n'
             f"exec {environment.python} {CHECKOUT}/tests/runners/github.py <>words\n",
         )
-        environment.sh("sh", "-c", f"cd /{STATE}; mkfifo words; touch log; chown -R runner: .; systemctl daemon-reload")
+        environment.sh("sh", "-c", f"cd /{STATE}; mkfifo words; touch log; chown -R runner: .")
+
+    def start(self, drop_in: str) -> None:
+        path = f"/etc/systemd/system/{UNIT}.d/{drop_in}"
+        self.place(path, self.recipe[path])
+        self._environment.systemctl("daemon-reload")
+        self._environment.systemctl("start", UNIT)
 
     def place(self, path: str, text: str) -> None:
         """An executable file. Nobody has the patience that it has."""
@@ -100,13 +115,8 @@ def machine(environment: Environment) -> Iterator[Machine]:
 
 
 def test_hooks_in_the_hardened_unit_end_what_each_job_leaves(environment: Environment, machine: Machine) -> None:
-    machine.place(f"/{STATE}/.env", recipe("github-actions.md")["/var/lib/ci/github/.env"])
-    machine.place("/etc/ci/github/start", recipe("github-actions.md")["/etc/ci/github/start, with hooks"])
-    # The runner reads .env by itself.
-    unit = f"[Service]\nEnvironmentFile=/{STATE}/.env\n"
-    machine.place(f"/etc/systemd/system/{UNIT}.d/env.conf", unit)
-    environment.systemctl("daemon-reload")
-    environment.systemctl("start", UNIT)
+    machine.place("/etc/ci/github/start", machine.recipe["/etc/ci/github/start, with hooks"])
+    machine.start("hooks.conf")
     for n in (1, 2):
         machine.say("/job.sh")
         log = machine.wait_for("job succeeded", n)
@@ -120,7 +130,7 @@ def test_hooks_in_the_hardened_unit_end_what_each_job_leaves(environment: Enviro
 
 def test_stopping_the_unit_ends_the_job(environment: Environment, machine: Machine) -> None:
     machine.place("/job.sh", JOB + "echo all; sleep 100; sleep 100\n")
-    environment.systemctl("start", UNIT)
+    machine.start("jit.conf")
     machine.say("/job.sh")
     machine.wait_for("all\n")
     assert machine.sleepers() > 0
@@ -130,8 +140,8 @@ def test_stopping_the_unit_ends_the_job(environment: Environment, machine: Machi
 
 
 def test_an_ephemeral_runner_is_started_anew_for_each_job(environment: Environment, machine: Machine) -> None:
-    machine.place("/job.sh", JOB + "kill -TERM $(ps -o ppid= -p $PPID)\n")  # the listener: one job is enough
-    environment.systemctl("start", UNIT)
+    machine.place("/job.sh", JOB + LEAVES + "kill -TERM $(ps -o ppid= -p $PPID)\n")  # the listener: one job is enough
+    machine.start("jit.conf")
     for n in (1, 2):
         machine.wait_for("run.sh --jitconfig once runner", n)
         machine.say("/job.sh")
@@ -139,6 +149,7 @@ def test_an_ephemeral_runner_is_started_anew_for_each_job(environment: Environme
     log = machine.wait_for("run.sh --jitconfig once runner", 3)
     assert machine.sleepers() == 0
     assert len(set(re.findall(r"where 0::(\S+)/job", log))) == 2
+    assert len(re.findall(rf"left for 0::\S+/{UNIT}$", log, re.MULTILINE)) == 2
 
 
 HOOKS = """
