@@ -208,6 +208,35 @@ def test_an_owner_that_is_one_cgroup_further_down_is_taken_back(owner: Owner) ->
     assert owner.cgroup() == before
 
 
+BUSY = """
+import errno, os, sys
+from allgone._linux import cgroupfs
+from allgone.cli import main
+move = cgroupfs.move
+def busy(folder, pid):
+    if folder == sys.argv[1]:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    move(folder, pid)
+cgroupfs.move = busy
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_where_it_came_from_hands_controllers_down_by_now(cgroup_base: str) -> None:
+    """Then no process can be in there, but one further below. (The controllers themselves are missing here.)"""
+    origin = Path(cgroup_base, "runner")
+    (origin / "allgone.supervisors").mkdir(parents=True)
+    with Owner(ALLGONE_CGROUP=cgroup_base) as owner:
+        (origin / "cgroup.procs").write_text(str(owner.pid))
+        owner.do(BEGIN)
+        assert home_of(owner).parent == Path(cgroup_base)
+        owner.do(
+            f"bash -c {shlex.quote(shlex.join([sys.executable, '-c', BUSY, str(origin), 'job', 'end']) + '; exit $?')}"
+        )
+        assert owner.cgroup().endswith("/runner/allgone.supervisors")
+    cgroups.remove_all(str(origin))
+
+
 def test_a_job_can_be_stopped_from_outside(owner: Owner) -> None:
     owner.do(BEGIN)
     name, left = "/".join(owner.cgroup().split("/")[-2:]), started(owner)

@@ -60,7 +60,7 @@ Examples:
   allgone job begin --pid "$PPID"       in a CI runner's hook: "allgone job end" ends what the job leaves
   allgone doctor                        what this machine can do
 """
-_JOB_EPILOG = """\b
+_END_STATUS = """\b
 Exit status:
   0  done    1  something was left behind (with --fail-on-leftovers)    125  allgone itself failed; wrong usage
 """
@@ -316,7 +316,7 @@ def runner_job() -> None:
     """
 
 
-@runner_job.command(short_help="From now on, keep what the runner's process starts.", epilog=_JOB_EPILOG)
+@runner_job.command(short_help="From now on, keep what the runner's process starts.")
 @click.option(
     "--pid",
     type=int,
@@ -336,7 +336,7 @@ def begin(pid: int, name: str) -> int:
     return runner_job.begin(pid, name)
 
 
-@runner_job.command(short_help="Stop what the job has left behind.", epilog=_JOB_EPILOG)
+@runner_job.command(short_help="Stop what the job has left behind.", epilog=_END_STATUS)
 @options.timeout_stop(default="10s")
 @options.kill_signal
 @click.option("--send-sighup", is_flag=True, help="Send SIGHUP as well; shells want it.")
