@@ -26,6 +26,11 @@ ELSEWHERE = {
     "limits.md": "it takes controllers: tests/vm/inside/test_limits.py",
     "releasing.md": "it makes a release: tests/release",
     "systemd.md": "it needs one: tests/systemd/test_docs.py",
+    "index.md": "tests/systemd/test_ci.py",
+    **{
+        f"{name}.md": f"tests/runners/test_{name.split('-')[0]}.py"
+        for name in ("buildkite", "gitlab", "github-actions", "jenkins")
+    },
     "vm.md": "it boots a virtual machine: tests/vm",
 }
 

@@ -97,14 +97,19 @@ class Held:
     def ends_within(self, seconds: float) -> bool:
         return poll(self._fd, seconds)
 
-    def end(self) -> None:
-        """SIGKILL, and wait until it is dead."""
+    def send(self, signum: int) -> None:
+        """A signal, if it is a process of this test run's."""
         try:
             if self._is_ours:
-                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
-                poll(self._fd, PATIENCE)
+                signal.pidfd_send_signal(self._fd, signum)
         except ProcessLookupError:
             pass
+
+    def end(self) -> None:
+        """SIGKILL, and wait until it is dead."""
+        self.send(signal.SIGKILL)
+        if self._is_ours:
+            poll(self._fd, PATIENCE)
 
     def close(self) -> None:
         os.close(self._fd)

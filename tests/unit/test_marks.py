@@ -49,6 +49,26 @@ def test_an_owner_is_known_by_pid_start_and_namespace(folder: str) -> None:
     assert owner.is_alive()
 
 
+def test_another_process_can_be_noted_as_the_owner(folder: str) -> None:
+    marks.note_owner(folder, os.getppid())
+    owner = marks.owner(folder)
+    assert owner is not None
+    assert owner.pid == os.getppid()
+    assert owner.is_alive()
+
+
+@pytest.mark.parametrize("origin", ["/sys/fs/cgroup/a b", "/sys/fs/cgroup/\udcff"])
+def test_a_job_is_known_by_where_its_owner_came_from(origin: str, folder: str) -> None:
+    assert marks.origin_of_job(folder) == ""
+    marks.note_job(folder, origin)
+    assert marks.origin_of_job(folder) == origin
+
+
+def test_a_job_of_an_unknown_version_is_none(folder: str) -> None:
+    os.setxattr(folder, marks.JOB, b"2 /sys/fs/cgroup/a")
+    assert marks.origin_of_job(folder) == ""
+
+
 def test_an_owner_is_not_alive_by_its_number_alone(folder: str) -> None:
     marks.note_owner(folder)
     owner = marks.owner(folder)

@@ -120,3 +120,20 @@ def test_threads_are_no_processes() -> None:
     assert processes._is_process(os.getpid())
     end.set()
     thread.join()
+
+
+def test_a_line_of_descent_ends_with_this_process() -> None:
+    parent = os.getppid()
+    found = processes.stat(parent)
+    assert found is not None
+    assert processes.line_from(os.getpid()) == [os.getpid()]
+    assert processes.line_from(parent) == [parent, os.getpid()]
+    assert processes.line_from(found.ppid)[-2:] == [parent, os.getpid()]
+
+
+def test_who_is_no_ancestor_has_no_line_of_descent() -> None:
+    with subprocess.Popen(["sleep", "100"]) as child:
+        assert processes.line_from(child.pid) == []
+        child.kill()
+    assert processes.line_from(0) == []
+    assert processes.line_from(1 << 22) == []

@@ -34,7 +34,7 @@ def test_an_uneventful_report_is_one_line() -> None:
 
 
 def test_a_return_code_that_is_not_known_is_not_claimed() -> None:
-    assert "still running" in str(Report("1-x", "cgroup", None, (), (), (), (), (), 0.0))
+    assert "no exit status" in str(Report("1-x", "cgroup", None, (), (), (), (), (), 0.0))
     assert "ended by signal 60" in str(Report("1-x", "cgroup", -60, (), (), (), (), (), 0.0))
 
 

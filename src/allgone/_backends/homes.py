@@ -70,12 +70,20 @@ class Home(Protocol):
 
 
 class DirectoryHome:
-    """A cgroup that we made ourselves, ``allgone-<pid>-<random>``. `own` is the one that we are in."""
+    """A cgroup that we made ourselves, ``allgone-<pid>-<random>``. `own` is the one that we are in; `owner` the pid of
+    the process that it is for, if that is not this one."""
 
     def __init__(
-        self, below: str, mount: Mount, keeper: Keeper | None, own: str = "", top: str = "", may_empty: str = ""
+        self,
+        below: str,
+        mount: Mount,
+        keeper: Keeper | None,
+        own: str = "",
+        top: str = "",
+        may_empty: str = "",
+        owner: int | None = None,
     ) -> None:
-        self.folder = f"{below}/allgone-{os.getpid()}-{os.urandom(4).hex()}"
+        self.folder = f"{below}/allgone-{owner or os.getpid()}-{os.urandom(4).hex()}"
         self.mount = mount
         self.top = top or below
         self.may_empty = may_empty
@@ -85,7 +93,7 @@ class DirectoryHome:
         try:
             os.mkdir(self.folder)
             self._lock = _locked(self.folder)
-            marks.note_owner(self.folder)
+            marks.note_owner(self.folder, owner)
             if keeper:
                 keeper.made(self._number, self.folder)
         except BaseException:  # Ctrl-C as well: nobody else would close it before the exit

@@ -25,9 +25,14 @@ _TAKEN = -1  # as a home: the guard is about to be in one
 
 
 class Keeper:
-    """Safe in threads. What it starts it starts when it is first needed."""
+    """Safe in threads. What it starts it starts when it is first needed.
 
-    def __init__(self) -> None:
+    supervisor
+        The pid of the process at whose end the guard is to act, if that is not this one.
+    """
+
+    def __init__(self, supervisor: int | None = None) -> None:
+        self._supervisor = supervisor
         self._lock = threading.RLock()
         self._guard: Guard | None = None
         self._register: Register | None = None
@@ -135,7 +140,7 @@ class Keeper:
         if self._guard is None:
             register = self._list().fileno()
             program = [sys.executable, "-I", "-S", _PROGRAM] if sys.executable else []
-            self._guard = Guard(register, self._own, program)
+            self._guard = Guard(register, self._own, program, self._supervisor)
         if left is not None:
             self._guard.enter(left)
             self._home = left

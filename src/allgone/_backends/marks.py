@@ -18,6 +18,7 @@ from allgone._core.policy import StopPolicy
 
 OWNER, CONTAINMENT = "user.allgone.owner", "user.allgone.containment"
 LEADER, POLITE, RELEASED = "user.allgone.leader", "user.allgone.polite", "user.allgone.released"
+JOB = "user.allgone.job"
 _VERSION = "1"
 _MOST = 1000  # bytes of a command
 _MOST_PIDS = 1 << 22  # the kernel's PID_MAX_LIMIT: what is more, no supervisor has noted
@@ -49,12 +50,13 @@ class Noted(NamedTuple):
     command: tuple[str, ...]
 
 
-def note_owner(folder: str) -> None:
-    _set(folder, OWNER, _own_text(os.getpid()))
+def note_owner(folder: str, pid: int | None = None) -> None:
+    """That it is ours, or of process `pid`."""
+    _set(folder, OWNER, _text_of_owner(pid or os.getpid()))
 
 
 @lru_cache(maxsize=1)
-def _own_text(pid: int) -> bytes:
+def _text_of_owner(pid: int) -> bytes:
     return f"{_VERSION} {pid} {_started(pid)} {_pid_namespace()}".encode()
 
 
@@ -95,6 +97,17 @@ def note_released(folder: str) -> None:
 
 def is_released(folder: str) -> bool:
     return bool(_get(folder, RELEASED))
+
+
+def note_job(folder: str, origin: str) -> None:
+    """It holds a runner's job, whose owner came from the cgroup directory `origin`."""
+    _set(folder, JOB, f"{_VERSION} ".encode() + os.fsencode(origin))
+
+
+def origin_of_job(folder: str) -> str:
+    """Where the owner of the job in it came from; "" if there is no job in it that this version knows."""
+    version, _, origin = _get(folder, JOB).partition(b" ")
+    return os.fsdecode(origin) if version == _VERSION.encode() else ""
 
 
 def owner(folder: str) -> Owner | None:

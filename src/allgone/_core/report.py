@@ -139,8 +139,8 @@ class Report:
 
     @property
     def outcome(self) -> str:
-        """How the leader ended, in words."""
-        return "still running" if self.returncode is None else how_ended(self.returncode)
+        """How the leader ended, in words; of a group, which has none, that there is no exit status."""
+        return "no exit status" if self.returncode is None else how_ended(self.returncode)
 
     def to_dict(self) -> dict[str, object]:
         """The report as JSON-serialisable values.

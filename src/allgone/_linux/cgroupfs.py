@@ -203,6 +203,11 @@ def kill(folder: str) -> None:
     write(folder + "/cgroup.kill", b"1")
 
 
+def move(folder: str, pid: int) -> None:
+    """Have a process with all its threads go on in this cgroup (cgroups(7)). What it has started stays where it is."""
+    write(folder + "/cgroup.procs", str(pid).encode())
+
+
 def contains(folder: str, pid: int, mount: Mount) -> bool:
     """Whether the process is in the cgroup or below it, by its own /proc/PID/cgroup."""
     try:

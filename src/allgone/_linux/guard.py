@@ -27,27 +27,32 @@ class Guard:
         pid of this process), when this process is gone. None: it only holds a place, and ends with this process.
     own
         The cgroup directory of this process, "" where there is none.
+    supervisor
+        The pid of the process at whose end it acts, if that is not this one.
 
     It is started, and nobody waits until it is up: that is for `settle()`. Raises OSError where it can't be started.
     """
 
-    def __init__(self, register: int | None = None, own: str = "", program: Sequence[str] = ()) -> None:
+    def __init__(
+        self, register: int | None = None, own: str = "", program: Sequence[str] = (), supervisor: int | None = None
+    ) -> None:
         self._pipe: int | None = None
         self._status: int | None = None  # until it is known to be up
         self._pid: int | None = None
         self.has_moved = False  # by that it has become another process, whose number nobody knows
-        us = fds.above_stdio(os.pidfd_open(os.getpid()))
+        whose = supervisor or os.getpid()
+        watched = fds.above_stdio(os.pidfd_open(whose))
         try:
             reader, self._pipe = fds.pipe()
             try:
-                self._parent, self._status = _spawned(reader, us, register, own, program)
+                self._parent, self._status = _spawned(reader, watched, register, own, program, whose)
             finally:
                 os.close(reader)
         except BaseException:  # Ctrl-C as well: it ends when we let go
             self.let_go()
             raise
         finally:
-            os.close(us)
+            os.close(watched)
 
     @property
     def pid(self) -> int:
@@ -123,15 +128,17 @@ class Guard:
             pass
 
 
-def _spawned(reader: int, us: int, register: int | None, own: str, program: Sequence[str]) -> tuple[int, int]:
+def _spawned(
+    reader: int, watched: int, register: int | None, own: str, program: Sequence[str], supervisor: int
+) -> tuple[int, int]:
     """The pid of what gives birth to the guard and ends, and the fd on which it reports."""
     status, writer = fds.pipe()
-    passed = [fd for fd in (writer, reader, us, register) if fd is not None]
+    passed = [fd for fd in (writer, reader, watched, register) if fd is not None]
     free = (fd for fd in count(3) if fd not in passed)
     there = dict(zip(passed, free, strict=False))  # the guard closes all others
     words = [*map(str, there.values()), *(["-"] if register is None else []), own or "-"]
     if program and register is not None:
-        words += [*program, str(there[register]), str(os.getpid())]
+        words += [*program, str(there[register]), str(supervisor)]
     before = [COMPILED] if launcher.kind() == "compiled" else [sys.executable, "-I", "-S", INTERPRETED]
     # Nothing of our environment: CI runners end what carries their marks there.
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}

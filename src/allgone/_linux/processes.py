@@ -101,6 +101,17 @@ def stat(pid: int) -> Stat | None:
     return Stat(comm.decode("utf-8", "replace"), fields[0].decode(), int(fields[1]), int(fields[17]), started)
 
 
+def line_from(pid: int) -> list[int]:
+    """The processes from `pid` down to this one, each the parent of the next; empty where it is no ancestor of ours."""
+    line = [os.getpid()]
+    while line[-1] != pid:
+        found = stat(line[-1])
+        if found is None or found.ppid == 0:  # the first process of our pid namespace
+            return []
+        line.append(found.ppid)
+    return line[::-1]
+
+
 def is_alive(pid: int) -> bool:
     found = stat(pid)
     return found is not None and found.alive

@@ -57,7 +57,12 @@ Examples:
   allgone up                            run the app that ./Procfile describes, as Honcho does
   allgone ps --tree                     what runs in which containment
   allgone gc                            remove what killed supervisors have left
+  allgone job begin --pid "$PPID"       in a CI runner's hook: "allgone job end" ends what the job leaves
   allgone doctor                        what this machine can do
+"""
+_END_STATUS = """\b
+Exit status:
+  0  done    1  something was left behind (with --fail-on-leftovers)    125  allgone itself failed; wrong usage
 """
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -301,6 +306,59 @@ def gc(dry_run: bool) -> int:
     from allgone.cli import containments
 
     return containments.gc(dry_run=dry_run)
+
+
+@allgone.group("job", short_help="A CI runner's job: one hook begins it, another one ends it.")
+def runner_job() -> None:
+    """Keep what a CI runner's job starts in a cgroup: one hook of the runner's begins it, another one ends it.
+
+    Where the runner can be told to start a command around each job, "allgone run" is simpler, and does more.
+    """
+
+
+@runner_job.command(short_help="From now on, keep what the runner's process starts.")
+@click.option(
+    "--pid",
+    type=int,
+    required=True,
+    help='The process that runs the job: "$PPID" in a shell script that it has started. It must have started us, and '
+    "when it ends, so does all that is left of the job.",
+)
+@click.option("--name", default="job", show_default=True, help='What "allgone ps" calls it.')
+def begin(pid: int, name: str) -> int:
+    """Put the process that runs the job, and this hook, into a new cgroup: what they start from now on is born there.
+
+    Only with cgroups: the runner's unit needs Delegate=yes, or ALLGONE_CGROUP names a cgroup. A job of the same process
+    that was not ended is ended first.
+    """
+    from allgone.cli import runner_job
+
+    return runner_job.begin(pid, name)
+
+
+@runner_job.command(short_help="Stop what the job has left behind.", epilog=_END_STATUS)
+@options.timeout_stop(default="10s")
+@options.kill_signal
+@click.option("--send-sighup", is_flag=True, help="Send SIGHUP as well; shells want it.")
+@click.option("--report", "reports", metavar="FILE", multiple=True, help='Write a report, as "allgone run" does.')
+@click.option(
+    "--log",
+    type=click.Choice(["plain", "github"]),
+    help="How to say what was left behind (default: github, as an annotation, if GITHUB_ACTIONS is set).",
+)
+@click.option("--fail-on-leftovers", is_flag=True, help="Exit status 1 if there was anything.")
+def end(**given: Any) -> int:
+    """Put the process that runs the job, and this hook, back to where they came from, and stop what is left in the job.
+
+    What was left behind is named on stderr.
+    """
+    from allgone._core.policy import StopPolicy
+    from allgone.cli import runner_job
+
+    policy = StopPolicy(
+        kill_signal=given["kill_signal"], send_sighup=given["send_sighup"], timeout_stop=given["timeout_stop"]
+    )
+    return runner_job.end(policy, given["reports"], given["log"], fail=given["fail_on_leftovers"])
 
 
 def main(args: Sequence[str] | None) -> int:
