@@ -1,0 +1,45 @@
+"""A Buildbot of PyPI's, under a real systemd, for all tests here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+from support import buildbot
+from support.buildbot import Site
+from support.systemd_env import CHECKOUT, Environment
+from support.tiers import missing
+
+
+@pytest.fixture(scope="session")
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    """Master and worker, both up."""
+    if not request.config.getoption("--run-slow"):
+        pytest.skip("takes long: --run-slow")
+    if os.getuid() != 0:
+        missing("an environment with systemd needs root")
+    buildbot.install()
+    bound = {str(CHECKOUT), *(each for each in (sys.prefix, sys.base_prefix) if not each.startswith("/usr"))}
+    try:
+        inside = Environment.up(
+            f"test-{os.getpid()}-buildbot",
+            *(word for each in sorted(bound) for word in ("--bind-ro", each)),
+            variables={"PYTHONDONTWRITEBYTECODE": "1"},
+        )
+    except RuntimeError as e:
+        missing(f"no systemd could be booted: {e}")
+    try:
+        made = Site(inside)
+        made.set_up()
+        yield made
+    finally:
+        inside.down()
+
+
+@pytest.fixture(autouse=True)
+def _leaks_nothing(site: Site) -> Iterator[None]:
+    """In place of the check for all other tests: what is to be looked at runs inside, and is the worker's."""
+    yield
+    site.is_clean()
