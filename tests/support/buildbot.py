@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import socket
@@ -10,9 +11,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +33,6 @@ MASTER, WORKER = "buildbot-master.service", "buildbot-worker.service"
 _MASTER_UNIT = """
 [Service]
 User=nobody
-Environment=PORTS={ports} PYTHONDONTWRITEBYTECODE=1
 ExecStart={bin}/buildbot start --nodaemon /var/lib/master
 WorkingDirectory=/var/lib/master
 Restart=always
@@ -70,23 +71,23 @@ class Build:
     """One that somebody has forced."""
 
     site: Site
+    number: int
     request: int
 
-    def _latest(self) -> dict[str, Any] | None:
-        """A build that was lost with its worker is done again, for the same request."""
-        found = self.site.get(f"buildrequests/{self.request}/builds?order=-number")["builds"]
-        return found[0] if found else None
+    def tries(self) -> list[int]:
+        """The ids of its builds: one that was lost with its worker is done again."""
+        return [
+            each["buildid"] for each in self.site.get(f"buildrequests/{self.request}/builds?order=number")["builds"]
+        ]
 
-    def _the_latest(self) -> dict[str, Any]:
-        found = self._latest()
-        assert found, f"request {self.request} has no build"
+    def steps(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.site.get(f"builds/{self.tries()[-1]}/steps")["steps"]
         return found
 
     def logs(self) -> dict[str, str]:
         """The lines of all logs of all steps so far, by the log's name."""
-        steps = self.site.get(f"builds/{self._the_latest()['buildid']}/steps")["steps"]
         found: dict[str, str] = {}
-        for step in steps:
+        for step in self.steps():
             for log in self.site.get(f"steps/{step['stepid']}/logs")["logs"]:
                 chunks = self.site.get(f"logs/{log['logid']}/contents")["logchunks"]
                 found[log["name"]] = found.get(log["name"], "") + "".join(each["content"] for each in chunks)
@@ -95,31 +96,15 @@ class Build:
     def log(self, name: str = "stdio") -> str:
         return self.logs().get(name, "")
 
-    def has_begun(self, number: int = 1) -> bool:
-        latest = self._latest()
-        return latest is not None and len(self.tries()) >= number
-
-    def tries(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.site.get(f"buildrequests/{self.request}/builds")["builds"]
-        return found
-
-    def says(self, line: str, tries: int = 1) -> None:
-        """Wait until its log has that line, at its `tries`-th time."""
-
-        def has_said() -> bool:
-            return self.has_begun(tries) and f"o{line}\n" in self.log()
-
+    def is_ready(self) -> None:
+        """Wait until job.py has said so. (The worker keeps lines of a log back for 5 seconds, or until the end.)"""
         try:
-            until(has_said)
+            until((self.site.inside.root / f"var/lib/buildbot/ready-{self.number}").exists)
         except AssertionError:
-            raise AssertionError(f"no line {line!r} in\n{self.logs() if self.has_begun() else 'no build'}") from None
+            raise AssertionError(f"not ready: {self.logs() if self.tries() else 'no build'}") from None
 
     def stop(self) -> None:
-        self.site.post(f"builds/{self._the_latest()['buildid']}", "stop", reason="a test")
-
-    def cancel(self) -> None:
-        """For good, also if it is to be done again."""
-        self.site.post(f"buildrequests/{self.request}", "cancel", reason="a test")
+        self.site.post(f"builds/{self.tries()[-1]}", "stop", reason="a test")
 
     def result(self) -> int:
         """Wait for its end."""
@@ -136,23 +121,23 @@ class Site:
     """Of one environment."""
 
     inside: Environment
+    _numbers: Iterator[int] = field(default_factory=count)
     ports: dict[str, int] = field(default_factory=lambda: {"worker": _free_port(), "www": _free_port()})
 
     def set_up(self) -> None:
         """Install both services and start them. The worker's is the unit of docs/ci/buildbot.md."""
         self.inside.run("useradd", "--system", "--create-home", "--home-dir", "/var/lib/buildbot", USER)
         unit = next(each.text for each in pages.blocks(PAGE) if (each.mark("file") or "").endswith(WORKER))
-        unit = unit.replace("/opt/buildbot/bin", str(BIN)).replace(
-            "[Service]\n", "[Service]\nEnvironment=PYTHONDONTWRITEBYTECODE=1\n"
-        )
-        self._write(f"/etc/systemd/system/{WORKER}", unit)
-        ports = json.dumps(self.ports).replace('"', '\\"')
-        self._write(f"/etc/systemd/system/{MASTER}", _MASTER_UNIT.format(ports=f'"PORTS={ports}"', bin=BIN).replace("PORTS=\"PORTS", "\"PORTS"))
+        self._write(f"/etc/systemd/system/{WORKER}", unit.replace("/opt/buildbot/bin", str(BIN)))
+        self._write(f"/etc/systemd/system/{MASTER}", _MASTER_UNIT.format(bin=BIN))
         address = f"127.0.0.1:{self.ports['worker']}"
-        self.inside.run(f"{BIN}/buildbot-worker", "create-worker", "/var/lib/buildbot/worker", address, "worker", "secret")
+        self.inside.run(
+            f"{BIN}/buildbot-worker", "create-worker", "/var/lib/buildbot/worker", address, "worker", "secret"
+        )
         self.inside.run("chown", "-R", f"{USER}:", "/var/lib/buildbot")
         self.inside.run(f"{BIN}/buildbot", "create-master", "--db=sqlite:///state.sqlite", "/var/lib/master")
         self.inside.run("cp", str(FILES / "master.cfg"), "/var/lib/master/master.cfg")
+        self._write("/var/lib/master/ports.json", json.dumps(self.ports))
         self.inside.run("chown", "-R", "nobody:", "/var/lib/master")
         self.inside.systemctl("daemon-reload")
         self.start()
@@ -167,19 +152,25 @@ class Site:
     # The master
 
     def get(self, what: str) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['www']}/api/v2/{what}", timeout=PATIENCE) as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
+        for _ in range(3):
+            try:
+                with urllib.request.urlopen(self._address(what), timeout=PATIENCE) as answer:
+                    found: dict[str, Any] = json.load(answer)
+                    return found
+            except http.client.IncompleteRead:
+                pass  # the master closes the connection too early, at times
+        raise ConnectionError(f"no whole answer to {what}")
 
     def post(self, where: str, method: str, **params: object) -> Any:
         asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.ports['www']}/api/v2/{where}",
-            json.dumps(asked).encode(),
-            {"Content-Type": "application/json"},
+            self._address(where), json.dumps(asked).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.load(answer)["result"]
+
+    def _address(self, what: str) -> str:
+        return f"http://127.0.0.1:{self.ports['www']}/api/v2/{what}"
 
     def worker_is_there(self) -> bool:
         try:
@@ -188,10 +179,11 @@ class Site:
             return False  # the master is not up yet
 
     def force(self, command: Sequence[str] = (), **job: object) -> Build:
-        """`job`: arguments of the step, see master.cfg."""
-        told = json.dumps({"command": list(command), **job})
-        _, requests = self.post("forceschedulers/force", "force", owner="tests", job=told)
-        return Build(self, next(iter(requests.values())))
+        """`job`: arguments of the step, see master.cfg. Four can be built at a time."""
+        number = next(self._numbers)
+        told = json.dumps({"command": list(command), "number": str(number), **job})
+        _, requests = self.post(f"forceschedulers/jobs{number % 4}", "force", owner="tests", job=told)
+        return Build(self, number, next(iter(requests.values())))
 
     # The worker
 
