@@ -152,14 +152,16 @@ class Site:
     # The master
 
     def get(self, what: str) -> dict[str, Any]:
-        for _ in range(3):
+        """Wait for its answer: it may be away, and at times it closes the connection too early."""
+
+        def answer() -> dict[str, Any]:
             try:
                 with urllib.request.urlopen(self._address(what), timeout=PATIENCE) as answer:
-                    found: dict[str, Any] = json.load(answer)
-                    return found
-            except http.client.IncompleteRead:
-                pass  # the master closes the connection too early, at times
-        raise ConnectionError(f"no whole answer to {what}")
+                    return json.load(answer)
+            except (urllib.error.URLError, ConnectionError, http.client.IncompleteRead):
+                return {}
+
+        return until(answer)
 
     def post(self, where: str, method: str, **params: object) -> Any:
         asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
@@ -173,10 +175,7 @@ class Site:
         return f"http://127.0.0.1:{self.ports['www']}/api/v2/{what}"
 
     def worker_is_there(self) -> bool:
-        try:
-            return bool(self.get("workers")["workers"][0]["connected_to"])
-        except (urllib.error.URLError, ConnectionError):
-            return False  # the master is not up yet
+        return bool(self.get("workers")["workers"][0]["connected_to"])
 
     def force(self, command: Sequence[str] = (), **job: object) -> Build:
         """`job`: arguments of the step, see master.cfg. Four can be built at a time."""

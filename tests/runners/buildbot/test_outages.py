@@ -15,7 +15,6 @@ OUTAGES = {
     "worker-killed-with-its-jobs": ("kill", "--signal=KILL", WORKER),
     "worker-restarted": ("restart", WORKER),
     "master-killed": ("kill", "--signal=KILL", MASTER),
-    "master-restarted": ("restart", MASTER),
 }
 
 
