@@ -21,6 +21,7 @@ from docs.pages import Block
 
 # Pages whose examples other tests run.
 ELSEWHERE = {
+    "buildbot.md": "it takes a Buildbot: tests/runners/buildbot",
     "systemd-env.md": "it boots a systemd: tests/systemd",
     "limits.md": "it takes controllers: tests/vm/inside/test_limits.py",
     "releasing.md": "it makes a release: tests/release",

@@ -1,4 +1,4 @@
-"""A Buildbot master and its worker in an environment with systemd: builds, their logs, and what runs of them."""
+"""A Buildbot master and its worker under systemd: builds, their logs, and what runs of them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -24,21 +25,39 @@ from support.programs import PATIENCE
 from support.systemd_env import CHECKOUT, Environment
 from support.tiers import missing
 
-RELEASE = "4.3.0"
-BIN = CHECKOUT / f"build/runners/buildbot-{RELEASE}/bin"
+RELEASES = [f"{name}==4.3.0" for name in ("buildbot", "buildbot-www", "buildbot-worker")]
+BIN = CHECKOUT / "build/runners/buildbot/bin"
 FILES = CHECKOUT / "tests/runners/buildbot"
 PAGE = CHECKOUT / "docs/ci/buildbot.md"
-USER = "buildbot"
+USER, HOME = "buildbot", "/var/lib/buildbot"
 MASTER, WORKER = "buildbot-master.service", "buildbot-worker.service"
-_MASTER_UNIT = """
+SUCCESS, FAILURE, CANCELLED = 0, 2, 6  # buildbot.process.results
+_SET_UP = """
+useradd --system --create-home --home-dir {home} {user}
+{bin}/buildbot-worker create-worker {home}/worker 127.0.0.1:{worker_port} worker secret
+chown -R {user}: {home}
+{bin}/buildbot create-master --db=sqlite:///state.sqlite /var/lib/master
+cp {files}/master.cfg /var/lib/master
+echo '{{"worker": {worker_port}, "www": {www_port}}}' >/var/lib/master/ports.json
+chown -R nobody: /var/lib/master
+cat >/etc/systemd/system/{worker} <<'END'
+{unit}
+END
+cat >/etc/systemd/system/{master} <<'END'
 [Service]
 User=nobody
+Environment=PYTHONPATH={sources}
 ExecStart={bin}/buildbot start --nodaemon /var/lib/master
 WorkingDirectory=/var/lib/master
 Restart=always
 RestartSec=0
+
+[Install]
+WantedBy=multi-user.target
+END
+systemctl daemon-reload
+systemctl enable {worker} {master}
 """
-SUCCESS, FAILURE, RETRY, CANCELLED = 0, 2, 5, 6  # buildbot.process.results
 Found = TypeVar("Found")
 
 
@@ -46,14 +65,12 @@ def install() -> None:
     """Buildbot from PyPI in an environment of its own, with this checkout; kept below build/."""
     if (BIN / "buildbot").exists():
         return
-    packages = [f"{name}=={RELEASE}" for name in ("buildbot", "buildbot-www", "buildbot-worker")]
     for words in (
         [sys.executable, "-m", "venv", "--clear", str(BIN.parent)],
-        [str(BIN / "pip"), "install", "--quiet", "--disable-pip-version-check", *packages, "-e", str(CHECKOUT)],
+        [str(BIN / "pip"), "install", "--quiet", "--disable-pip-version-check", *RELEASES, "-e", str(CHECKOUT)],
     ):
         done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
         if done.returncode:
-            (BIN / "buildbot").unlink(missing_ok=True)
             missing(f"Buildbot can't be installed: {done.stderr[-500:]}")
 
 
@@ -64,6 +81,66 @@ def until(what: Callable[[], Found], within: float = PATIENCE * 2) -> Found:
         assert time.monotonic() < deadline, f"not within {within} s"
         time.sleep(0.05)  # asking is all that there is
     return found
+
+
+class Site(ABC):
+    """A master with four builders, and their worker."""
+
+    def __init__(self, worker_port: int, www_port: int) -> None:
+        self._worker_port, self._www_port = worker_port, www_port
+        self._numbers = count()
+
+    @abstractmethod
+    def sh(self, script: str) -> str:
+        """What a script prints that is run as root where the services are. It must not fail."""
+
+    @abstractmethod
+    def fetch(self, url: str, data: bytes | None = None) -> bytes:
+        """What is answered there. Raises OSError or `http.client.IncompleteRead`."""
+
+    def set_up(self, bin: Path = BIN, sources: Path = CHECKOUT) -> None:
+        """Install both services and start them. The worker's is the unit of docs/ci/buildbot.md."""
+        unit = next(each.text for each in pages.blocks(PAGE) if (each.mark("file") or "").endswith(WORKER))
+        given = {
+            "user": USER, "home": HOME, "bin": bin, "sources": sources / "src", "files": sources / "tests/runners/buildbot",
+            "worker_port": self._worker_port, "www_port": self._www_port, "worker": WORKER, "master": MASTER,
+            "unit": unit.replace("/opt/buildbot/bin", str(bin)),
+        }  # fmt: skip
+        self.sh(_SET_UP.format_map(given))
+        self.start()
+
+    def start(self) -> None:
+        self.sh(f"systemctl start {MASTER} {WORKER}")
+        until(self.worker_is_there)
+
+    def get(self, what: str) -> dict[str, Any]:
+        """Wait for the master's answer: it may be away, and at times it closes the connection too early."""
+
+        def answer() -> dict[str, Any]:
+            try:
+                found: dict[str, Any] = json.loads(self.fetch(self._url(what)))
+            except (OSError, http.client.IncompleteRead):
+                return {}
+            return found
+
+        return until(answer)
+
+    def post(self, where: str, method: str, **params: object) -> Any:
+        asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        return json.loads(self.fetch(self._url(where), json.dumps(asked).encode()))["result"]
+
+    def _url(self, what: str) -> str:
+        return f"http://127.0.0.1:{self._www_port}/api/v2/{what}"
+
+    def worker_is_there(self) -> bool:
+        return bool(self.get("workers")["workers"][0]["connected_to"])
+
+    def force(self, command: Sequence[str] = (), **job: object) -> Build:
+        """`job`: arguments of the step, see master.cfg. Four can be built at a time."""
+        number = next(self._numbers)
+        told = json.dumps({"command": list(command), "number": str(number), **job})
+        _, requests = self.post(f"forceschedulers/jobs{number % 4}", "force", owner="tests", job=told)
+        return Build(self, number, next(iter(requests.values())))
 
 
 @dataclass(frozen=True)
@@ -94,12 +171,13 @@ class Build:
         return found
 
     def log(self, name: str = "stdio") -> str:
+        """Each line begins with what it is: o, e, h for stdout, stderr and Buildbot's own."""
         return self.logs().get(name, "")
 
     def is_ready(self) -> None:
         """Wait until job.py has said so. (The worker keeps lines of a log back for 5 seconds, or until the end.)"""
         try:
-            until((self.site.inside.root / f"var/lib/buildbot/ready-{self.number}").exists)
+            until(lambda: self.site.sh(f"cd {HOME}; echo ready-*").split().count(f"ready-{self.number}"))
         except AssertionError:
             raise AssertionError(f"not ready: {self.logs() if self.tries() else 'no build'}") from None
 
@@ -116,75 +194,21 @@ class Build:
         return int(until(request)["results"])
 
 
-@dataclass
-class Site:
-    """Of one environment."""
+class SiteInside(Site):
+    """In one of scripts/systemd-env."""
 
-    inside: Environment
-    _numbers: Iterator[int] = field(default_factory=count)
-    ports: dict[str, int] = field(default_factory=lambda: {"worker": _free_port(), "www": _free_port()})
+    def __init__(self, inside: Environment) -> None:
+        super().__init__(free_port(), free_port())
+        self.inside = inside
 
-    def set_up(self) -> None:
-        """Install both services and start them. The worker's is the unit of docs/ci/buildbot.md."""
-        self.inside.run("useradd", "--system", "--create-home", "--home-dir", "/var/lib/buildbot", USER)
-        unit = next(each.text for each in pages.blocks(PAGE) if (each.mark("file") or "").endswith(WORKER))
-        self._write(f"/etc/systemd/system/{WORKER}", unit.replace("/opt/buildbot/bin", str(BIN)))
-        self._write(f"/etc/systemd/system/{MASTER}", _MASTER_UNIT.format(bin=BIN))
-        address = f"127.0.0.1:{self.ports['worker']}"
-        self.inside.run(
-            f"{BIN}/buildbot-worker", "create-worker", "/var/lib/buildbot/worker", address, "worker", "secret"
-        )
-        self.inside.run("chown", "-R", f"{USER}:", "/var/lib/buildbot")
-        self.inside.run(f"{BIN}/buildbot", "create-master", "--db=sqlite:///state.sqlite", "/var/lib/master")
-        self.inside.run("cp", str(FILES / "master.cfg"), "/var/lib/master/master.cfg")
-        self._write("/var/lib/master/ports.json", json.dumps(self.ports))
-        self.inside.run("chown", "-R", "nobody:", "/var/lib/master")
-        self.inside.systemctl("daemon-reload")
-        self.start()
+    def sh(self, script: str) -> str:
+        return self.inside.sh("sh", "-euc", script)
 
-    def start(self) -> None:
-        self.inside.systemctl("start", MASTER, WORKER)
-        until(self.worker_is_there)
-
-    def _write(self, path: str, text: str) -> None:
-        self.inside.run("tee", path, input=text)
-
-    # The master
-
-    def get(self, what: str) -> dict[str, Any]:
-        """Wait for its answer: it may be away, and at times it closes the connection too early."""
-
-        def answer() -> dict[str, Any]:
-            try:
-                with urllib.request.urlopen(self._address(what), timeout=PATIENCE) as answer:
-                    return json.load(answer)
-            except (urllib.error.URLError, ConnectionError, http.client.IncompleteRead):
-                return {}
-
-        return until(answer)
-
-    def post(self, where: str, method: str, **params: object) -> Any:
-        asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        request = urllib.request.Request(
-            self._address(where), json.dumps(asked).encode(), {"Content-Type": "application/json"}
-        )
+    def fetch(self, url: str, data: bytes | None = None) -> bytes:
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-            return json.load(answer)["result"]
-
-    def _address(self, what: str) -> str:
-        return f"http://127.0.0.1:{self.ports['www']}/api/v2/{what}"
-
-    def worker_is_there(self) -> bool:
-        return bool(self.get("workers")["workers"][0]["connected_to"])
-
-    def force(self, command: Sequence[str] = (), **job: object) -> Build:
-        """`job`: arguments of the step, see master.cfg. Four can be built at a time."""
-        number = next(self._numbers)
-        told = json.dumps({"command": list(command), "number": str(number), **job})
-        _, requests = self.post(f"forceschedulers/jobs{number % 4}", "force", owner="tests", job=told)
-        return Build(self, number, next(iter(requests.values())))
-
-    # The worker
+            found: bytes = answer.read()
+        return found
 
     @cached_property
     def _pids(self) -> str:
@@ -194,20 +218,14 @@ class Site:
     def _uid(self) -> int:
         return self.inside.uid(USER)
 
-    def service(self) -> Path:
-        return self.inside.cgroups / "system.slice" / WORKER
-
-    def running(self) -> dict[int, str]:
-        """All processes of the worker's user but the worker itself and guards, wherever they are: pid -> cgroup."""
-        found = {}
-        for name in os.listdir("/proc"):
-            if name.isdigit() and self._is_of_user(name) and procfs.is_alive(int(name)):
-                where = procfs.cgroup(int(name))
-                if not where.endswith((f"/{WORKER}", "/guard")) or (
-                    where.endswith(f"/{WORKER}") and "buildbot-worker" not in procfs.describe(int(name))
-                ):
-                    found[int(name)] = where
-        return found
+    def running(self) -> list[str]:
+        """All processes of the worker's user but the worker itself and guards, in whatever cgroup."""
+        found = [int(name) for name in os.listdir("/proc") if name.isdigit() and self._is_of_user(name)]
+        return [
+            f"{procfs.describe(pid)} in {procfs.cgroup(pid)}"
+            for pid in found
+            if procfs.is_alive(pid) and not procfs.cgroup(pid).endswith("/guard") and not self._is_worker(pid)
+        ]
 
     def _is_of_user(self, pid: str) -> bool:
         try:
@@ -215,20 +233,22 @@ class Site:
         except (FileNotFoundError, ProcessLookupError):
             return False
 
+    def _is_worker(self, pid: int) -> bool:
+        return procfs.cgroup(pid).endswith(f"/{WORKER}") and "/buildbot-worker start" in procfs.describe(pid)
+
     def leftovers(self) -> list[str]:
-        """What there is of jobs: processes and cgroups."""
-        cgroups = [str(each) for each in self.inside.tree() if each.name.startswith("allgone-")]
-        return [f"{procfs.describe(pid)} in {where}" for pid, where in self.running().items()] + cgroups
+        """What there is of builds: processes, and cgroups with those of guards."""
+        return self.running() + [str(each) for each in self.inside.tree() if each.name.startswith("allgone-")]
 
     def is_clean(self) -> None:
-        """Wait until nothing is left of any job, the guard's own cgroup included."""
+        """Wait until nothing is left of any build."""
         try:
             until(lambda: not self.leftovers(), PATIENCE)
         except AssertionError:
             raise AssertionError(f"left behind: {self.leftovers()}") from None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from buildbot import config
 from buildbot.process.buildstep import ShellMixin
 from buildbot.steps import shell
-from twisted.internet import defer
 
 
 class Contained(ShellMixin):  # type: ignore[misc]  # it has no types here
@@ -29,6 +28,7 @@ class Contained(ShellMixin):  # type: ignore[misc]  # it has no types here
     """
 
     allgone: ClassVar[str] = "allgone"
+    command: Any
     run_options: Sequence[Any] = ()
     sigtermTime: float | None = 30
     renderables: ClassVar[Sequence[str]] = ["run_options"]
@@ -40,13 +40,15 @@ class Contained(ShellMixin):  # type: ignore[misc]  # it has no types here
             self.run_options = run_options
         super().__init__(**arguments)
 
-    @defer.inlineCallbacks  # type: ignore[misc]
-    def makeRemoteShellCommand(self, **given: Any) -> Generator[Any, Any, Any]:
+    def makeRemoteShellCommand(self, **given: Any) -> Any:
         command = given.pop("command", self.command)
         words = command if isinstance(command, list | tuple) else ["/bin/sh", "-c", command]
         prefixed = [self.allgone, "run", *self.run_options, "--", *words]
-        made = yield super().makeRemoteShellCommand(command=prefixed, **given)
-        self.command = command  # for Buildbot to show
+        made = super().makeRemoteShellCommand(command=prefixed, **given)
+        return made.addCallback(self._shown_as, command)
+
+    def _shown_as(self, made: Any, command: Any) -> Any:
+        self.command = command  # what Buildbot calls the step by
         return made
 
 

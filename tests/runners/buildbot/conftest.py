@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 from support import buildbot
-from support.buildbot import Site
+from support.buildbot import SiteInside
 from support.systemd_env import CHECKOUT, Environment
 from support.tiers import missing
 
 
 @pytest.fixture(scope="session")
-def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest) -> Iterator[SiteInside]:
     """Master and worker, both up."""
     if not request.config.getoption("--run-slow"):
         pytest.skip("takes long: --run-slow")
@@ -31,7 +31,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     except RuntimeError as e:
         missing(f"no systemd could be booted: {e}")
     try:
-        made = Site(inside)
+        made = SiteInside(inside)
         made.set_up()
         yield made
     finally:
@@ -39,7 +39,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
 
 
 @pytest.fixture(autouse=True)
-def _leaks_nothing(site: Site) -> Iterator[None]:
+def _leaks_nothing(site: SiteInside) -> Iterator[None]:
     """In place of the check for all other tests: what is to be looked at runs inside, and is the worker's."""
     yield
     site.is_clean()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import socket
 import sys
 
 import pytest
-from support.buildbot import BIN, CANCELLED, FAILURE, FILES, SUCCESS, Site
+from support.buildbot import BIN, CANCELLED, FAILURE, FILES, PAGE, SUCCESS, SiteInside, free_port
+
+from docs import pages
 
 JOB = [sys.executable, str(FILES / "job.py")]
 STUBBORN = pytest.mark.parametrize("program", ["ignores_sigterm", "double_fork_daemon", "wipes_its_traces", "respawns"])
@@ -17,67 +18,65 @@ STUBBORN = pytest.mark.parametrize("program", ["ignores_sigterm", "double_fork_d
 @pytest.mark.parametrize(
     "program", ["double_fork_daemon", "ignores_sigterm", "fork_bomb", "hopper", "respawns", "forking_server"]
 )
-def test_what_a_step_has_left_is_stopped_and_named_in_its_log(site: Site, program: str) -> None:
+def test_what_a_step_has_left_is_stopped_and_named_in_its_log(site: SiteInside, program: str) -> None:
     build = site.force([*JOB, "0", program], run_options=["--timeout-stop", "1s"])
     assert build.result() == SUCCESS
-    assert site.running() == {}
+    assert site.running() == []
     assert re.search(r"eallgone: stopped \d+ process(es)? that the command left behind: python", build.log())
 
 
-def test_the_exit_status_is_the_commands_own(site: Site) -> None:
+def test_the_exit_status_is_the_commands_own(site: SiteInside) -> None:
     build = site.force(["sh", "-c", "exit 7"])
     assert build.result() == FAILURE
     assert "hprogram finished with exit code 7" in build.log()
     assert "eallgone" not in build.log()
 
 
-def test_a_port_that_was_held_is_free_for_the_next_build(site: Site) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = str(s.getsockname()[1])
+def test_a_port_that_was_held_is_free_for_the_next_build(site: SiteInside) -> None:
+    port = str(free_port())
     for _ in range(3):
         build = site.force([*JOB, "0", "listens", "--daemon", "tcp", "127.0.0.1", port])
         assert build.result() == SUCCESS, build.logs()
 
 
 @STUBBORN
-def test_a_build_that_somebody_stops_leaves_nothing(site: Site, program: str) -> None:
+def test_a_build_that_somebody_stops_leaves_nothing(site: SiteInside, program: str) -> None:
     build = site.force([*JOB, "stay", program], run_options=["--timeout-stop", "1s"])
     build.is_ready()
     build.stop()
     assert build.result() == CANCELLED
-    assert site.running() == {}
+    assert site.running() == []
     assert "hcommand interrupted, attempting to kill" in build.log()
     assert "eallgone: stopped " in build.log()
 
 
 @STUBBORN
 @pytest.mark.parametrize("limit", ["timeout", "maxTime"])
-def test_a_step_that_takes_too_long_leaves_nothing(site: Site, program: str, limit: str) -> None:
+def test_a_step_that_takes_too_long_leaves_nothing(site: SiteInside, program: str, limit: str) -> None:
     build = site.force([*JOB, "stay", program], run_options=["--timeout-stop", "1s"], **{limit: 2})
     assert build.result() == FAILURE
-    assert site.running() == {}
+    assert site.running() == []
     assert "hcommand timed out: 2 seconds " in build.log()
     assert "eallgone: stopped " in build.log()
 
 
 @STUBBORN
-def test_the_time_limit_of_allgone_run_names_all(site: Site, program: str) -> None:
+def test_the_time_limit_of_allgone_run_names_all(site: SiteInside, program: str) -> None:
     build = site.force([*JOB, "stay", program], run_options=["--timeout", "2s", "--timeout-stop", "1s"])
     assert build.result() == FAILURE
-    assert site.running() == {}
+    assert site.running() == []
     assert "eallgone: time-out after 2s: stopped python" in build.log()
     assert "hprogram finished with exit code 124" in build.log()
 
 
-def test_too_many_lines_are_no_way_out(site: Site) -> None:
+def test_too_many_lines_are_no_way_out(site: SiteInside) -> None:
     build = site.force([*JOB, "stay", "floods"], max_lines=100)
     assert build.result() == FAILURE
-    assert site.running() == {}
+    assert site.running() == []
 
 
 @STUBBORN
-def test_without_sigtermtime_the_guard_ends_what_buildbot_does_not_reach(site: Site, program: str) -> None:
+def test_without_sigtermtime_the_guard_ends_what_buildbot_does_not_reach(site: SiteInside, program: str) -> None:
     build = site.force([*JOB, "stay", program], sigtermTime=None)
     build.is_ready()
     build.stop()
@@ -86,7 +85,7 @@ def test_without_sigtermtime_the_guard_ends_what_buildbot_does_not_reach(site: S
     assert "eallgone" not in build.log()
 
 
-def test_sigtermtime_too_short_for_a_whole_stop_leaves_nothing_either(site: Site) -> None:
+def test_sigtermtime_too_short_for_a_whole_stop_leaves_nothing_either(site: SiteInside) -> None:
     build = site.force([*JOB, "stay", "ignores_sigterm"], sigtermTime=1)
     build.is_ready()
     build.stop()
@@ -94,15 +93,15 @@ def test_sigtermtime_too_short_for_a_whole_stop_leaves_nothing_either(site: Site
     site.is_clean()
 
 
-def test_with_a_terminal_it_is_the_same(site: Site) -> None:
+def test_with_a_terminal_it_is_the_same(site: SiteInside) -> None:
     build = site.force([*JOB, "stay", "ignores_sigterm"], run_options=["--timeout-stop", "1s"], usePTY=True)
     build.is_ready()
     build.stop()
     assert build.result() == CANCELLED
-    assert site.running() == {}
+    assert site.running() == []
 
 
-def test_a_report_can_be_a_log_of_the_step(site: Site) -> None:
+def test_a_report_can_be_a_log_of_the_step(site: SiteInside) -> None:
     build = site.force(
         [*JOB, "0", "double_fork_daemon"], run_options=["--report", "report.txt"], logfiles={"report": "report.txt"}
     )
@@ -110,7 +109,7 @@ def test_a_report_can_be_a_log_of_the_step(site: Site) -> None:
     assert re.search(r"stopped|left", build.log("report")), build.logs()
 
 
-def test_steps_of_other_kinds_are_contained_by_the_mix_in(site: Site) -> None:
+def test_steps_of_other_kinds_are_contained_by_the_mix_in(site: SiteInside) -> None:
     build = site.force(kind="others")
     assert build.result() == SUCCESS, build.logs()
     logs = build.logs()
@@ -119,20 +118,29 @@ def test_steps_of_other_kinds_are_contained_by_the_mix_in(site: Site) -> None:
     assert "said: '/bin/sh said'" in logs["property changes"]
 
 
-def test_what_is_wrong_with_the_options_is_in_the_log(site: Site) -> None:
+def test_what_is_wrong_with_the_options_is_in_the_log(site: SiteInside) -> None:
     build = site.force(["true"], run_options=["--timeout", "soon"])
     assert build.result() == FAILURE
     assert "eallgone: " in build.log()
     assert "soon" in build.log()
 
 
-def test_options_in_one_string_are_an_error_of_the_configuration(site: Site) -> None:
+def test_options_in_one_string_are_an_error_of_the_configuration(site: SiteInside) -> None:
     code = "from allgone.contrib.buildbot import ShellCommand; ShellCommand(command='true', run_options='--timeout 5m')"
     done = site.inside.run(f"{BIN}/python", "-c", code, check=False)
     assert "run_options must be a list, not '--timeout 5m'" in done.stderr
 
 
-def test_the_step_is_called_as_its_own_command(site: Site) -> None:
+def test_the_step_is_called_as_its_own_command(site: SiteInside) -> None:
     build = site.force(["sh", "-c", "exit 0"])
     assert build.result() == SUCCESS
     assert "'sh -c ...'" in [each["state_string"] for each in build.steps()]
+
+
+def test_the_examples_of_the_page_are_a_configuration(site: SiteInside) -> None:
+    code = "from buildbot.plugins import steps, util\nfactory = util.BuildFactory()\n"
+    code += "".join(each.text for each in pages.blocks(PAGE) if each.language == "python")
+    done = site.inside.run(
+        f"{BIN}/python", "-W", "error::DeprecationWarning:allgone", "-c", code + "print(len(factory.steps))"
+    )
+    assert done.stdout == "6\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from support.buildbot import FILES, MASTER, SUCCESS, WORKER, Site, until
+from support.buildbot import FILES, MASTER, SUCCESS, WORKER, SiteInside, until
 
 JOB = [sys.executable, str(FILES / "job.py")]
 SHORT = ["--timeout-stop", "1s"]
@@ -19,12 +19,11 @@ OUTAGES = {
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
-def test_what_was_lost_is_gone_and_done_again(site: Site, outage: str) -> None:
+def test_what_was_lost_is_gone_and_done_again(site: SiteInside, outage: str) -> None:
     builds = [site.force([*JOB, "stay", program], run_options=SHORT) for program in PROGRAMS]
     for build in builds:
         build.is_ready()
-    lost = set(site.running())
-    assert len(lost) > len(builds)
+    assert len(site.running()) > len(builds)
     site.inside.systemctl(*OUTAGES[outage])
     assert [build.result() for build in builds] == [SUCCESS] * len(builds)
     assert {len(build.tries()) for build in builds} == {2}
@@ -35,7 +34,7 @@ def test_what_was_lost_is_gone_and_done_again(site: Site, outage: str) -> None:
 @pytest.mark.parametrize(
     ("unit", "gone_at_once"), [(WORKER, True), (MASTER, False)], ids=["worker-stopped", "master-stopped"]
 )
-def test_nothing_runs_on_while_one_of_both_is_away(site: Site, unit: str, gone_at_once: bool) -> None:
+def test_nothing_runs_on_while_one_of_both_is_away(site: SiteInside, unit: str, gone_at_once: bool) -> None:
     builds = [site.force([*JOB, "stay", program], run_options=SHORT) for program in PROGRAMS]
     for build in builds:
         build.is_ready()

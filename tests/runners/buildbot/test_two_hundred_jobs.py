@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 from collections import Counter
 from itertools import cycle, islice
 
 import pytest
-from support.buildbot import CANCELLED, FAILURE, FILES, MASTER, SUCCESS, WORKER, Build, Site
+from support.buildbot import CANCELLED, FAILURE, FILES, MASTER, SUCCESS, WORKER, Build, SiteInside, free_port
 
 AT_A_TIME, ROUNDS = 4, 50
 PROGRAMS = (
@@ -35,7 +34,7 @@ ENDINGS: dict[str, tuple[dict[str, object], int, tuple[str, ...]]] = {
 
 
 @pytest.mark.timeout(3600)
-def test_none_of_two_hundred_leaves_anything(site: Site) -> None:
+def test_none_of_two_hundred_leaves_anything(site: SiteInside) -> None:
     programs, endings = cycle(PROGRAMS), cycle(ENDINGS)
     done: Counter[str] = Counter()
     slowest: Counter[str] = Counter()
@@ -55,7 +54,7 @@ def test_none_of_two_hundred_leaves_anything(site: Site) -> None:
             assert build.result() == result, (ending, build.logs())
         ended = time.monotonic()
         if "at once" not in ending:
-            assert site.running() == {}, ending
+            assert site.running() == [], ending
         site.is_clean()
         slowest[ending] = max(slowest[ending], round(1000 * (time.monotonic() - ended)))
         done[ending] += len(builds)
@@ -65,15 +64,9 @@ def test_none_of_two_hundred_leaves_anything(site: Site) -> None:
         print(f"  {jobs} {ending}; nothing to be seen {slowest[ending]} ms after the build's end at the latest")
 
 
-def begun(site: Site, ending: str, program: tuple[str, ...]) -> Build:
+def begun(site: SiteInside, ending: str, program: tuple[str, ...]) -> Build:
     given, _, _ = ENDINGS[ending]
-    words = [_free_port() if word == "PORT" else word for word in program]
+    words = [str(free_port()) if word == "PORT" else word for word in program]
     then = {"ended, all left running": "0", "failed, all left running": "3"}.get(ending, "stay")
     job = {"run_options": ["--timeout-stop", "1s"], **given}
     return site.force([sys.executable, str(FILES / "job.py"), then, *words], **job)
-
-
-def _free_port() -> str:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return str(s.getsockname()[1])
