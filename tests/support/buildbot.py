@@ -47,6 +47,7 @@ cat >/etc/systemd/system/{master} <<'END'
 [Service]
 User=nobody
 Environment=PYTHONPATH={sources}
+ExecStartPre=/bin/rm -f /var/lib/master/twistd.pid
 ExecStart={bin}/buildbot start --nodaemon /var/lib/master
 WorkingDirectory=/var/lib/master
 Restart=always
@@ -74,7 +75,7 @@ def install() -> None:
             missing(f"Buildbot can't be installed: {done.stderr[-500:]}")
 
 
-def until(what: Callable[[], Found], within: float = PATIENCE * 2) -> Found:
+def until(what: Callable[[], Found], within: float) -> Found:
     """Ask again until the answer is true; that answer."""
     deadline = time.monotonic() + within
     while not (found := what()):
@@ -85,6 +86,8 @@ def until(what: Callable[[], Found], within: float = PATIENCE * 2) -> Found:
 
 class Site(ABC):
     """A master with four builders, and their worker."""
+
+    patience = PATIENCE * 2  # seconds
 
     def __init__(self, worker_port: int, www_port: int) -> None:
         self._worker_port, self._www_port = worker_port, www_port
@@ -111,7 +114,7 @@ class Site(ABC):
 
     def start(self) -> None:
         self.sh(f"systemctl start {MASTER} {WORKER}")
-        until(self.worker_is_there)
+        until(self.worker_is_there, self.patience)
 
     def get(self, what: str) -> dict[str, Any]:
         """Wait for the master's answer: it may be away, and at times it closes the connection too early."""
@@ -123,7 +126,7 @@ class Site(ABC):
                 return {}
             return found
 
-        return until(answer)
+        return until(answer, self.patience)
 
     def post(self, where: str, method: str, **params: object) -> Any:
         asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
@@ -177,7 +180,10 @@ class Build:
     def is_ready(self) -> None:
         """Wait until job.py has said so. (The worker keeps lines of a log back for 5 seconds, or until the end.)"""
         try:
-            until(lambda: self.site.sh(f"cd {HOME}; echo ready-*").split().count(f"ready-{self.number}"))
+            until(
+                lambda: self.site.sh(f"cd {HOME}; echo ready-*").split().count(f"ready-{self.number}"),
+                self.site.patience,
+            )
         except AssertionError:
             raise AssertionError(f"not ready: {self.logs() if self.tries() else 'no build'}") from None
 
@@ -191,7 +197,7 @@ class Build:
             found: dict[str, Any] = self.site.get(f"buildrequests/{self.request}")["buildrequests"][0]
             return found if found["complete"] else {}
 
-        return int(until(request)["results"])
+        return int(until(request, self.site.patience)["results"])
 
 
 class SiteInside(Site):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from support.buildbot import FILES, MASTER, SUCCESS, WORKER, SiteInside, until
+from support.buildbot import FILES, HOME, MASTER, SUCCESS, WORKER, SiteInside
 
 JOB = [sys.executable, str(FILES / "job.py")]
 SHORT = ["--timeout-stop", "1s"]
@@ -46,4 +46,10 @@ def test_nothing_runs_on_while_one_of_both_is_away(site: SiteInside, unit: str, 
     site.start()
     for build in builds:
         build.result()
-    until(site.worker_is_there)
+
+
+def test_a_worker_starts_although_a_killed_one_has_left_its_number(site: SiteInside) -> None:
+    site.inside.systemctl("stop", WORKER)
+    site.sh(f"echo 1 >{HOME}/worker/twistd.pid")
+    site.start()
+    assert site.force(["true"]).result() == SUCCESS
