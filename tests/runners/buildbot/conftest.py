@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from support import buildbot
-from support.buildbot import SiteInside
+from support.buildbot import WORKER, SiteInside
 from support.systemd_env import CHECKOUT, Environment
 from support.tiers import missing
 
@@ -36,6 +36,17 @@ def site(request: pytest.FixtureRequest) -> Iterator[SiteInside]:
         yield made
     finally:
         inside.down()
+
+
+@pytest.fixture
+def undelegated(site: SiteInside) -> Iterator[SiteInside]:
+    """The worker's service without Delegate=yes, for a while."""
+    site.sh(f"systemctl stop {WORKER}; mkdir -p /run/systemd/system/{WORKER}.d")
+    site.sh(f"printf '[Service]\\nDelegate=no\\n' >/run/systemd/system/{WORKER}.d/no.conf; systemctl daemon-reload")
+    site.start()
+    yield site
+    site.sh(f"systemctl stop {WORKER}; rm -r /run/systemd/system/{WORKER}.d; systemctl daemon-reload")
+    site.start()
 
 
 @pytest.fixture(autouse=True)

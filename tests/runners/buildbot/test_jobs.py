@@ -84,6 +84,7 @@ def test_without_sigtermtime_the_guard_ends_what_buildbot_does_not_reach(site: S
     assert build.result() == CANCELLED
     site.is_clean()
     assert "eallgone" not in build.log()
+    assert "what it had started was ended" in site.sh("journalctl --identifier=allgone-guard --lines=1")
 
 
 def test_sigtermtime_too_short_for_a_whole_stop_leaves_nothing_either(site: SiteInside) -> None:
@@ -145,3 +146,11 @@ def test_the_examples_of_the_page_are_a_configuration(site: SiteInside) -> None:
         f"{BIN}/python", "-W", "error::DeprecationWarning:allgone", "-c", code + "print(len(factory.steps))"
     )
     assert done.stdout == "6\n"
+
+
+def test_where_no_cgroup_can_be_had_a_step_fails_and_says_why(undelegated: SiteInside) -> None:
+    build = undelegated.force(["echo", "ran"])
+    assert build.result() == FAILURE
+    assert "oran\n" not in build.log()
+    assert "eallgone: " in build.log()
+    assert "Delegate=yes" in build.log()
