@@ -22,6 +22,7 @@ from docs.pages import Block
 # Pages whose examples other tests run.
 ELSEWHERE = {
     "comparison.md": "it takes minutes: test_comparison.py",
+    "buildbot.md": "it takes a Buildbot: tests/runners/buildbot",
     "systemd-env.md": "it boots a systemd: tests/systemd",
     "limits.md": "it takes controllers: tests/vm/inside/test_limits.py",
     "releasing.md": "it makes a release: tests/release",

@@ -81,6 +81,7 @@ def test_under_systemd_without_pystemd_it_says_how_to_install_it(
     said = refusal()
     assert "pip install 'allgone[systemd]'" in said
     assert "libsystemd-dev" in said
+    assert "Delegate=yes in the unit" in said
 
 
 @pytest.mark.parametrize("attribute", ["trusted.delegate", "user.delegate"])

@@ -152,16 +152,16 @@ def _delegated(folder: str) -> bool:
 
 
 def _scope(folder: str, mount: Mount, path: str) -> Base:
-    _need_pystemd(ASKING)
+    _need_pystemd(ASKING, "; with Delegate=yes in the unit that this runs in there is no need to")
     manager = _manager(path)
     if os.geteuid() != 0 and os.access(folder + "/cgroup.procs", os.W_OK) and _says_delegated(manager):
         return _writable(Base(folder, mount, "delegated"), f"the supervisor's own cgroup ({path})")
     return Base(folder, mount, "scope", manager)
 
 
-def _need_pystemd(tried: str) -> None:
+def _need_pystemd(tried: str, or_else: str = "") -> None:
     if why := systemd.pystemd_missing_because():
-        raise _unavailable(Reason(tried, f"pystemd can't be imported: {why}", systemd.PACKAGES))
+        raise _unavailable(Reason(tried, f"pystemd can't be imported: {why}", systemd.PACKAGES + or_else))
 
 
 def _says_delegated(manager: Manager) -> bool:

@@ -4,4 +4,5 @@ mirakuru           executors whose processes are contained
 xprocess           a pytest-xprocess starter whose process is contained
 pexpect            a spawn that is contained
 multiprocessing    a context whose processes are contained; also for concurrent.futures
+buildbot           steps whose commands are contained on the worker
 """

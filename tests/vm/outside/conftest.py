@@ -57,7 +57,7 @@ class Guest:
         return time.monotonic()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def guest() -> Guest:
     if "ALLGONE_VM" not in os.environ:
         pytest.skip("needs a guest: scripts/test-vm")
