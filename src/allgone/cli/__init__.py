@@ -12,6 +12,7 @@
     relay          ``allgone up``: output, line by line
     words          processes in a message
     containments   ``allgone ps``, ``kill``, ``stop``, ``gc``
+    metrics        ``allgone metrics``
     doctor         ``allgone doctor``: what this machine can do
 
 Nothing is imported before it is needed: ``allgone run -- true`` should start fast.
