@@ -33,10 +33,6 @@ def check() -> None:
         raise ValueError(f"ALLGONE_JOURNAL must be 0 or 1, not {asked!r}")
     if (asked := os.environ.get("ALLGONE_METRICS", "")) and not asked.startswith("/"):
         raise ValueError(f"ALLGONE_METRICS must be the absolute path of a directory, not {asked!r}")
-    if is_wanted():  # while there are fds left to import with
-        from allgone._core import counters as counters
-        from allgone._linux import counterfile as counterfile
-        from allgone._linux import journal as journal
 
 
 def is_wanted() -> bool:
@@ -136,10 +132,12 @@ def _log(e: OSError) -> None:
 
 def _count(ending: Ending) -> None:
     folder = os.environ.get("ALLGONE_METRICS")
-    if folder:
-        from allgone._core import counters
-        from allgone._linux import counterfile
+    if not folder:
+        return
+    from allgone._core import counters
+    from allgone._linux import counterfile
 
+    if ending.backend in counters.BACKENDS:  # not somebody's own
         counterfile.add(f"{folder}/{counters.file_name(os.geteuid())}", ending.counts())
 
 

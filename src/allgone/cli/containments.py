@@ -12,7 +12,7 @@ import click
 from allgone._core.names import printable
 from allgone._core.policy import StopPolicy
 from allgone._linux import processes
-from allgone._upkeep import inventory, janitor, leftovers
+from allgone._upkeep import inventory, janitor, leftovers, telling
 from allgone._upkeep.inventory import Item
 from allgone.errors import StopTimeout
 
@@ -143,6 +143,10 @@ def _named(name: str, found: Sequence[Item]) -> Item:
 
 def gc(*, dry_run: bool) -> int:
     """Sweep what lost both its supervisor and its guard; 0 if nothing of it is left."""
+    try:
+        telling.check()
+    except ValueError as e:
+        raise click.ClickException(str(e)) from e
     act = janitor.look if dry_run else janitor.sweep
     swept = [found for folder in list(inventory.homes()) if (found := act(folder)) is not None]
     for each in swept:
