@@ -59,10 +59,11 @@ def _there_are() -> list[Family]:
     strays = Family("allgone_stray_processes", "gauge", "Processes of process groups that no guard knows.")
     measured = (number, members, memory, cpu)
     sums = {family.name: defaultdict[tuple[tuple[str, object], ...], float](float) for family in measured}
-    for item in inventory.items():
+    items = inventory.items()
+    for item, pids in zip(items, inventory.members(items), strict=True):
         who = (("backend", item.backend), ("uid", item.uid))
         sums[number.name][(*who, ("state", item.state))] += 1
-        sums[members.name][who] += len(item.containment.members())
+        sums[members.name][who] += len(pids)
         for family, used in ((memory, item.memory()), (cpu, item.cpu())):
             if used is not None:
                 sums[family.name][who] += used
