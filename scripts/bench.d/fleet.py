@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 NUMBERS = (1, 100, 1000, 5000)
+_MOST_GROUPS = 1000
 _COMMANDS = ("ps", "gc --dry-run", "metrics")
 _WITHIN = 600  # seconds for one step
 _KERNEL = ("Slab", "KernelStack", "PageTables", "Percpu")  # of /proc/meminfo
@@ -29,16 +31,26 @@ end = (lambda p: (p.terminate(), p.wait())) if how == "bare" else (lambda p: p.s
 first = begin()  # chooses a backend, makes its directory, starts the guard
 print(flush=True)
 sys.stdin.readline()
-began = time.perf_counter()
+began, spent = time.perf_counter(), time.process_time()
 held = [begin() for _ in range(number)]
-print(time.perf_counter() - began, flush=True)
+print(time.perf_counter() - began, time.process_time() - spent, flush=True)
 sys.stdin.readline()
-began = time.perf_counter()
+began, spent = time.perf_counter(), time.process_time()
 for each in held:
     end(each)
-print(time.perf_counter() - began, flush=True)
+print(time.perf_counter() - began, time.process_time() - spent, flush=True)
 end(first)
 """
+
+
+class Took(NamedTuple):
+    """By the clock, which a busy machine stretches, and in CPU time of the process itself."""
+
+    clock: float
+    cpu: float
+
+    def __str__(self) -> str:
+        return f"{self.clock:.1f} ({self.cpu:.1f})"
 
 
 @dataclass(frozen=True)
@@ -47,15 +59,15 @@ class Cost:
 
     how: str  # a backend; "bare": processes of subprocess.Popen
     number: int
-    start_ms: float  # each
-    stop_ms: float  # each, one after the other
+    start_ms: Took  # each
+    stop_ms: Took  # each, one after the other
     supervisor_kb: float  # each, in the supervisor's memory
     kernel_kb: float  # each, of the whole machine: it wavers
     guard_kb: float  # in all: resident, what is shared with the supervisor included
     supervisor_fds: int  # more than with one
     guard_fds: int
     killed_s: float  # from the supervisor's SIGKILL until guard and processes are gone
-    commands_s: dict[str, float]  # "allgone ps" and so on, as whole processes
+    commands_s: dict[str, Took]  # "allgone ps" and so on, as whole processes
 
 
 def measure(backends: list[str], folder: str | None, numbers: Sequence[int], left_out: list[str]) -> list[Cost]:
@@ -67,6 +79,9 @@ def measure(backends: list[str], folder: str | None, numbers: Sequence[int], lef
             left_out.append(f"{number:,} containments: there is room for {most:,} processes")
             continue
         for how in ("bare", *backends):
+            if how == "process-group" and number > _MOST_GROUPS:
+                left_out.append(f"{number:,} process groups: each stop looks at all processes, so all take very long")
+                continue
             print(f"  {how}, {number:,}", file=sys.stderr, flush=True)
             found.append(_cost(how, number, folder))
     return found
@@ -84,8 +99,8 @@ def _cost(how: str, number: int, folder: str | None) -> Cost:
     return Cost(
         how,
         number,
-        start_ms=start / number * 1e3,
-        stop_ms=stop / number * 1e3,
+        start_ms=Took(*(seconds / number * 1e3 for seconds in start)),
+        stop_ms=Took(*(seconds / number * 1e3 for seconds in stop)),
         supervisor_kb=(after[0] - before[0]) / number,
         kernel_kb=(after[1] - before[1]) / number,
         guard_kb=guard_kb,
@@ -146,13 +161,13 @@ def _holder(how: str, number: int, folder: str | None) -> Iterator[subprocess.Po
         holder.communicate("\n\n", timeout=_WITHIN)
 
 
-def _next(holder: subprocess.Popen[str]) -> float:
+def _next(holder: subprocess.Popen[str]) -> Took:
     """Let it go on; the seconds that it says it took."""
     assert holder.stdin is not None
     assert holder.stdout is not None
     holder.stdin.write("\n")
     holder.stdin.flush()
-    return float(holder.stdout.readline())
+    return Took(*map(float, holder.stdout.readline().split()))
 
 
 def _after_kill(how: str, number: int, folder: str | None) -> float:
@@ -176,10 +191,12 @@ def _wait(pidfd: int) -> None:
         raise RuntimeError(f"the guard has not ended within {_WITHIN} s")
 
 
-def _timed(words: str) -> float:
-    began = perf_counter()
+def _timed(words: str) -> Took:
+    began, before = perf_counter(), os.times()
     subprocess.run([sys.executable, "-m", "allgone", *words.split()], stdout=subprocess.DEVNULL, check=True)
-    return perf_counter() - began
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return Took(perf_counter() - began, spent)
 
 
 def _guards_of(supervisor: int) -> list[int]:
@@ -230,6 +247,7 @@ def table(costs: list[Cost]) -> str:
     fds = max((cost.supervisor_fds for cost in ours), default=0)
     lines += [
         "",
+        "In brackets: CPU time of the process itself.",
         f"The guard has {guard[0]:,} KB resident and {guard[1]} fds at most; the supervisor {fds} fds more with all of "
         "them than with one.",
     ]
@@ -241,12 +259,12 @@ def _line(cost: Cost) -> str:
     cells = [
         "`subprocess` alone" if is_bare else cost.how,
         f"{cost.number:,}",
-        f"{cost.start_ms:.1f}",
-        f"{cost.stop_ms:.1f}",
+        str(cost.start_ms),
+        str(cost.stop_ms),
         f"{cost.supervisor_kb:.1f}" if cost.number > 1 else "",
         f"{cost.kernel_kb:.0f}" if cost.number >= 1000 else "",  # of fewer it is lost in what others do
         "" if is_bare else f"{cost.killed_s:.2f}",
-        *("" if is_bare else f"{cost.commands_s[each]:.1f}" for each in _COMMANDS),
+        *("" if is_bare else str(cost.commands_s[each]) for each in _COMMANDS),
     ]
     return f"| {' | '.join(cells)} |"
 
