@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ from support.programs import PATIENCE
 from support.supervisors import Supervisor, say
 
 import allgone
+from allgone import aio
 from allgone._core import counters
 from allgone._core.counters import Counts
 from allgone._linux import counterfile, journal
@@ -103,6 +105,14 @@ def test_each_end_is_told_of_once(backend: BackendUnderTest, told: Told) -> None
     assert told.stops(backend) == 4
     ids = [told.journal.entry()["ALLGONE_ID"] for _ in range(4)]
     assert [each[0].split("/", 1)[1] for each in ids[2:]] in (["all/b", "all"], ["b", "all"])
+    assert told.journal.is_empty()
+
+
+def test_who_awaits_it_is_told_of_as_well(backend: BackendUnderTest, told: Told) -> None:
+    asyncio.run(aio.run(["sh", "-c", "sleep 1000 & true"], **backend.options))
+    assert told.stops(backend) == 1
+    assert told.counts().of(backend.name, "stopped_processes") == 1
+    assert told.journal.entry()["ALLGONE_STOPPED"] == ["1"]
     assert told.journal.is_empty()
 
 

@@ -234,6 +234,7 @@ def test_what_the_guard_ended_is_in_the_journal(environment: Environment, backen
     (entry,) = entries(environment, f"ALLGONE_NAME={job}")
     assert entry["MESSAGE_ID"] == telling.ENDED_FOR
     assert entry["ALLGONE_BY"] == "guard"
+    assert "ALLGONE_STOPPED" not in entry
     assert entry["ALLGONE_BACKEND"] == backend
     assert entry["PRIORITY"] == "5"
     assert entry["MESSAGE"].endswith(f"ended by the guard, for process {entry['ALLGONE_OWNER_PID']} is gone")

@@ -147,16 +147,15 @@ def _write(ending: Ending, *, ids: Sequence[str], owner: int, priority: int, sai
     from allgone._linux import journal
 
     kind = NOT_STOPPED if ending.failed else STOPPED if ending.by == "supervisor" else ENDED_FOR
-    numbers = {
-        "PRIORITY": priority,
-        "ALLGONE_OWNER_PID": owner,
+    counted = {  # what a guard has killed it can't say: it kills first
         "ALLGONE_STOPPED": ending.stopped_processes,
         "ALLGONE_KILLED": ending.killed_processes,
         "ALLGONE_ESCAPED": ending.escaped_processes,
         "ALLGONE_OOM_KILLS": ending.oom_kills,
-        "ALLGONE_CPU_USEC": ending.cpu_seconds * 1e6,
-        "ALLGONE_DURATION_USEC": None if ending.stop_seconds is None else ending.stop_seconds * 1e6,
+        "ALLGONE_CPU_USEC": int(ending.cpu_seconds * 1e6),
     }
+    took = {} if ending.stop_seconds is None else {"ALLGONE_DURATION_USEC": int(ending.stop_seconds * 1e6)}
+    numbers = {"PRIORITY": priority, "ALLGONE_OWNER_PID": owner, **(counted if ending.by != "guard" else {}), **took}
     journal.send(
         [
             *said,
@@ -165,6 +164,6 @@ def _write(ending: Ending, *, ids: Sequence[str], owner: int, priority: int, sai
             *(("ALLGONE_ID", each) for each in ids),
             ("ALLGONE_BACKEND", ending.backend),
             ("ALLGONE_BY", ending.by),
-            *((name, str(int(value))) for name, value in numbers.items() if value is not None),
+            *((name, str(value)) for name, value in numbers.items()),
         ]
     )

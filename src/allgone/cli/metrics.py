@@ -51,7 +51,7 @@ def _replace(path: str, text: str) -> None:
 def _there_are() -> list[Family]:
     """What is to be seen now."""
     build = Family("allgone_build_info", "gauge", "The version of allgone that tells this.")
-    build.add(1, version=metadata.version("allgone"))
+    build.add(1, version=_version())
     number = Family("allgone_containments", "gauge", "Containments by backend, state and user.")
     members = Family("allgone_processes", "gauge", "Live processes in containments.")
     memory = Family("allgone_memory_bytes", "gauge", "Memory of containments that have a memory controller.", "bytes")
@@ -72,6 +72,13 @@ def _there_are() -> list[Family]:
             family.add(value, **dict(labels))
     strays.add(len(inventory.strays()))
     return [build, *measured, strays]
+
+
+def _version() -> str:
+    try:
+        return metadata.version("allgone")
+    except metadata.PackageNotFoundError:  # a source tree in PYTHONPATH
+        return "unknown"
 
 
 def _there_were(folder: str) -> list[Family]:
