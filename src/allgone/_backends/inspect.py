@@ -251,5 +251,10 @@ def _pystemd() -> Finding:
 
 
 def _settings() -> list[Finding]:
-    names = ("ALLGONE_BACKEND", "ALLGONE_CGROUP", "ALLGONE_LAUNCHER")
-    return [Finding(name, None, os.environ[name], os.environ[name]) for name in names if name in os.environ]
+    names = ("ALLGONE_BACKEND", "ALLGONE_CGROUP", "ALLGONE_LAUNCHER", "ALLGONE_JOURNAL")
+    found = [Finding(name, None, os.environ[name], os.environ[name]) for name in names if name in os.environ]
+    if folder := os.environ.get("ALLGONE_METRICS"):
+        can_count = os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+        says = folder if can_count else f"{folder} is no directory that this user may write to, so nothing is counted"
+        found.append(Finding("ALLGONE_METRICS", can_count, folder, says, "make it, for the users who are to count"))
+    return found

@@ -16,6 +16,7 @@ from allgone._linux import fds, launcher
 
 COMPILED = os.path.join(os.path.dirname(launcher.COMPILED), "allgone-guard")
 INTERPRETED = os.path.join(os.path.dirname(launcher.COMPILED), "interpreted_guard.py")
+_KEPT = ("LD_LIBRARY_PATH", "ALLGONE_JOURNAL", "ALLGONE_METRICS")  # of the environment, for `program`
 _ENDS_WITHIN = 1.0  # seconds from being told so
 
 
@@ -141,7 +142,7 @@ def _spawned(
         words += [*program, str(there[register]), str(supervisor)]
     before = [COMPILED] if launcher.kind() == "compiled" else [sys.executable, "-I", "-S", INTERPRETED]
     # Nothing of our environment: CI runners end what carries their marks there.
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     stdio = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0), *((os.POSIX_SPAWN_DUP2, 0, fd) for fd in (1, 2))]
     spawn = partial(
         os.posix_spawn,

@@ -21,6 +21,7 @@ from allgone._core.policy import StopPolicy
 from allgone._core.stop import Outcome, Steps, Stop, Wait
 from allgone._linux import cgroupfs, fds
 from allgone._linux.pidfd import Child
+from allgone._upkeep import telling
 from allgone.errors import StopTimeout
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ _worker = 0  # pid of the multiprocessing child whose end we have been told to w
 
 
 def will_use(backend: Backend) -> None:
-    """Close it at exit."""
+    """Close it at exit. Raises ValueError where the environment asks to be told of ends in a way that there is not."""
+    if backend not in _backends:  # once will do
+        telling.check()
     _backends[backend] = None
     _stop_at_the_end_of_a_worker()
 
@@ -193,7 +196,9 @@ def stop_everything() -> None:
     if left:
         _ignore_ctrl_c()
     for containment in left:
-        stop(containment, (), StopPolicy(timeout_stop=0.0))
+        members = containment.members() if telling.is_wanted() else ()
+        outcome = stop(containment, (), StopPolicy(timeout_stop=0.0))
+        telling.ended(containment, "supervisor", outcome, owner=containment.owner, members=members)
         containment.close()
         forget(containment)
     for backend in list(_backends):

@@ -17,6 +17,7 @@ from allgone._core.report import Port, Process, Report
 from allgone._core.stop import Outcome
 from allgone._linux import processes
 from allgone._process.tracing import Escapees, Traced
+from allgone._upkeep import telling
 from allgone.errors import EscapedProcessWarning, StopTimeout
 
 if TYPE_CHECKING:
@@ -75,9 +76,11 @@ def reported(
     stopping = Stopping(containment, leaders, policy, Outcome(began) if gone else None)
     try:
         yield stopping
-    except BaseException:
+    except BaseException as e:
         if held is not None:
             held.close()
+        if isinstance(e, StopTimeout):
+            telling.ended(containment, "supervisor", e, owner=containment.owner, members=members)
         raise
     outcome = stopping.outcome
     assert outcome is not None
@@ -113,6 +116,7 @@ def reported(
         containment.close()
     chosen = [(escapees, frozenset(alive)), *((t.escapees, f.alive) for t, f in zip(traced, found, strict=True))]
     outlived = frozenset().union(*(pids for choice, pids in chosen if choice == "kill"))
+    telling.stopped(containment, report, alive=frozenset().union(*(pids for _, pids in chosen)), failed=bool(outlived))
     if outlived:
         who = ", ".join(str(p) for p in _known(outlived, seen))
         raise StopTimeout(f"{report.name}: escaped, and alive in spite of SIGKILL: {who}", outlived)

@@ -17,11 +17,11 @@ if __name__ == "__main__":  # no site, so that nothing but ourselves and the sta
 from allgone._core.containment import Containment
 from allgone._core.policy import StopPolicy
 from allgone._linux import register
-from allgone._upkeep import leftovers
+from allgone._upkeep import leftovers, telling
 from allgone._upkeep.leftovers import AT_ONCE, LeftGroups, LeftHome
 
 
-def end_all(entries: int) -> list[str]:
+def end_all(entries: int, supervisor: int) -> list[str]:
     """All that the register says; returns what could not be done, in words."""
     homes = list(filter(None, map(_home, register.homes(entries))))
     jobs: list[tuple[Containment, StopPolicy]] = [
@@ -32,7 +32,9 @@ def end_all(entries: int) -> list[str]:
     jobs += [(LeftGroups([entry]), policy) for entry, policy in policies.items() if entry not in at_once]
     if at_once:
         jobs.append((LeftGroups(at_once), AT_ONCE))  # one look at all processes for all of them
-    failed = leftovers.end(jobs)
+    failed = leftovers.end(
+        jobs, lambda containment, outcome: telling.ended(containment, "guard", outcome, owner=supervisor)
+    )
     return list(map(str, failed))
 
 
@@ -66,7 +68,7 @@ def _main() -> int:
     entries, supervisor = map(int, sys.argv[1:3])
     syslog.openlog("allgone-guard", syslog.LOG_PID)
     try:
-        failed = end_all(entries)
+        failed = end_all(entries, supervisor)
     except register.UnknownVersion as e:  # allgone was replaced by an older one while the supervisor ran
         syslog.syslog(
             syslog.LOG_ERR, f"process {supervisor} is gone; what it had in cgroups is killed, the rest left: {e}"

@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,6 +43,12 @@ class ForeignGroup(LeftGroups):
         except FileNotFoundError:
             return None
         return super()._entry_of(pid)
+
+    def tags(self) -> frozenset[int]:
+        return frozenset((*self._soft, *self._hard))
+
+    def has(self, pid: int) -> bool:
+        return self._is_member(pid) and processes.is_alive(pid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,25 @@ class _Guard(NamedTuple):
 def items() -> list[Item]:
     """In the order of their names."""
     return sorted([*_in_cgroups(), *_groups()], key=lambda item: (item.owner or 0, item.id))
+
+
+def members(found: Sequence[Item]) -> list[frozenset[int]]:
+    """Who is in each of them. For all process groups together, every process on the machine is looked at once."""
+    groups = [(item.containment, set[int]()) for item in found if isinstance(item.containment, ForeignGroup)]
+    by_tag: dict[int, list[tuple[ForeignGroup, set[int]]]] = {}
+    for group, pids in groups:
+        for tag in group.tags():
+            by_tag.setdefault(tag, []).append((group, pids))
+    for pid in processes.all_pids() if groups else ():
+        for tag in set(processes.limits(pid) or ()):
+            for group, pids in by_tag.get(tag, ()):
+                if group.has(pid):
+                    pids.add(pid)
+    of_groups = {group: frozenset(pids) for group, pids in groups}
+    return [
+        of_groups[item.containment] if isinstance(item.containment, ForeignGroup) else item.containment.members()
+        for item in found
+    ]
 
 
 def freeze(item: Item, frozen: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import re
 import time
@@ -16,11 +17,13 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from allgone._backends import marks
+from allgone._core.containment import Containment
 from allgone._core.report import Process
+from allgone._core.stop import Outcome
 from allgone._linux import cgroupfs, systemd
-from allgone._upkeep import leftovers
+from allgone._upkeep import leftovers, telling
 from allgone._upkeep.leftovers import AT_ONCE, LeftHome
-from allgone.errors import SystemdError
+from allgone.errors import StopTimeout, SystemdError
 
 _NAME = re.compile(r"allgone-[0-9]+-[0-9a-f]{8}(\.scope)?")
 _FRESH = 60.0  # seconds in which one without a mark may be just being made
@@ -103,13 +106,19 @@ def sweep(folder: str) -> Swept | None:
         containments = leftovers.containments(home)
         if not containments and cgroupfs.populated(folder):
             return None  # only what was left running on purpose
-        found = tuple(process for each in containments for process in leftovers.described(each))
+        found: dict[Containment, tuple[Process, ...]] = {each: leftovers.described(each) for each in containments}
         failed: list[str] = []
+
+        def tell(containment: Containment, outcome: Outcome | StopTimeout) -> None:
+            pid = owner.pid if owner is not None else 0
+            telling.ended(containment, "janitor", outcome, owner=pid, members=found[containment])
+
         for n in range(0, len(containments), _AT_A_TIME):
-            failed += map(str, leftovers.end((each, AT_ONCE) for each in containments[n : n + _AT_A_TIME]))
+            few = containments[n : n + _AT_A_TIME]
+            failed += map(str, leftovers.end(((each, AT_ONCE) for each in few), tell))
         home.close()
         failed += _stopped(folder) or _removed(folder)
-        return Swept(folder, owner, found, tuple(failed))
+        return Swept(folder, owner, tuple(itertools.chain(*found.values())), tuple(failed))
 
 
 def _stopped(folder: str) -> list[str]:

@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from allgone._backends import marks
 from allgone._backends.cgroup_containment import CgroupContainment
@@ -18,7 +18,7 @@ from allgone._backends.process_group import ProcessGroupContainment
 from allgone._core.containment import Containment
 from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.report import Process
-from allgone._core.stop import Steps, Stop, Wait
+from allgone._core.stop import Outcome, Steps, Stop, Wait
 from allgone._core.usage import Spent
 from allgone._linux import cgroupfs, processes
 from allgone._linux.cgroupfs import Mount
@@ -103,6 +103,9 @@ class LeftGroups(ProcessGroupContainment):
         self._soft = {entry.tag[0]: entry for entry in entries}
         self._hard = {entry.tag[1]: entry for entry in entries if entry.tag[0] == entry.tag[1]}
 
+    def names(self) -> list[str]:
+        return [entry.name for entry in self._entries]
+
     def _entry_of(self, pid: int) -> GroupEntry | None:
         limits = processes.limits(pid)
         return None if limits is None else self._soft.get(limits[0]) or self._hard.get(limits[1])
@@ -129,22 +132,29 @@ class LeftGroups(ProcessGroupContainment):
         return self._entries[0].leader if len(self._entries) == 1 else 0
 
 
-def end(ended: Iterable[tuple[Containment, StopPolicy]]) -> list[StopTimeout]:
-    """Stop all of them at the same time; returns what could not be done."""
+def end(
+    ended: Iterable[tuple[Containment, StopPolicy]],
+    tell: Callable[[Containment, Outcome | StopTimeout], None] = lambda *_: None,
+) -> list[StopTimeout]:
+    """Stop all of them at the same time; returns what could not be done. `tell` is told of each what came of it."""
     failed: list[StopTimeout] = []
     waiting: dict[int, tuple[Steps, Wait]] = {}
+    jobs = [(each, Stop(each, _leaders(each, policy), policy)) for each, policy in ended]
 
     def go_on(number: int, steps: Steps) -> None:
+        containment, stop = jobs[number]
         try:
             waiting[number] = steps, next(steps)
         except StopIteration:
             waiting.pop(number, None)
+            tell(containment, stop.outcome)
         except StopTimeout as e:
             waiting.pop(number, None)
             failed.append(e)
+            tell(containment, e)
 
-    for number, (containment, policy) in enumerate(ended):
-        go_on(number, Stop(containment, _leaders(containment, policy), policy).steps())
+    for number, (_, stop) in enumerate(jobs):
+        go_on(number, stop.steps())
     while waiting:
         ready = _ready([wait for _, wait in waiting.values()])
         now = time.monotonic()

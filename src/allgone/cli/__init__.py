@@ -13,6 +13,7 @@
     words          processes in a message
     containments   ``allgone ps``, ``kill``, ``stop``, ``gc``
     runner_job     ``allgone job``
+    metrics        ``allgone metrics``
     doctor         ``allgone doctor``: what this machine can do
 
 Nothing is imported before it is needed: ``allgone run -- true`` should start fast.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from allgone.cli import OWN_FAILURE, options, say
+
+if TYPE_CHECKING:
+    from allgone._core.openmetrics import Format
 
 _RUN_EXAMPLES = """\b
 Examples:
@@ -359,6 +362,25 @@ def end(**given: Any) -> int:
         kill_signal=given["kill_signal"], send_sighup=given["send_sighup"], timeout_stop=given["timeout_stop"]
     )
     return runner_job.end(policy, given["reports"], given["log"], fail=given["fail_on_leftovers"])
+
+
+@allgone.command(short_help="Print metrics for Prometheus.")
+@click.option("--output", metavar="FILE", help="Put them into this file, all at once, instead of printing them.")
+@click.option(
+    "--format",
+    type=click.Choice(["openmetrics", "prometheus"]),
+    default="openmetrics",
+    show_default=True,
+    help="The second is for node_exporter's textfile collector.",
+)
+@click.option("--counters", metavar="DIR", envvar="ALLGONE_METRICS", help="Where ends are counted.")
+def metrics(output: str | None, format: Format, counters: str | None) -> int:
+    """Print how many containments there are on this machine that you may see, and what they use; and, where ends are
+    counted (ALLGONE_METRICS), how many were stopped, how, and how long that took.
+    """
+    from allgone.cli import metrics as numbers
+
+    return numbers.run(output=output, format=format, folder=counters)
 
 
 def main(args: Sequence[str] | None) -> int:

@@ -12,7 +12,7 @@ import click
 from allgone._core.names import printable
 from allgone._core.policy import StopPolicy
 from allgone._linux import processes
-from allgone._upkeep import inventory, janitor, leftovers
+from allgone._upkeep import inventory, janitor, leftovers, telling
 from allgone._upkeep.inventory import Item
 from allgone.errors import StopTimeout
 
@@ -22,13 +22,18 @@ _ROOM = 60  # characters for a command
 
 def ps(*, as_json: bool, tree: bool) -> int:
     found = inventory.items()
+    inside = list(zip(found, inventory.members(found), strict=True))
     for each in inventory.of_unknown_versions():
         click.echo(printable(f"allgone: not shown: {each}"), err=True)
     if as_json:
-        click.echo(json.dumps([_facts(item) for item in found], indent=2))
+        click.echo(json.dumps([_facts(item, members) for item, members in inside], indent=2))
         return 0
     rows = [(_COLUMNS, ())] + [
-        (tuple(map(printable, _row(item))), tuple(map(printable, process_tree(item))) if tree else ()) for item in found
+        (
+            tuple(map(printable, _row(item, len(members)))),
+            tuple(map(printable, process_tree(members))) if tree else (),
+        )
+        for item, members in inside
     ]
     widths = [max(len(row[n]) for row, _ in rows) for n in range(len(_COLUMNS) - 1)]
     for row, below in rows:
@@ -38,7 +43,7 @@ def ps(*, as_json: bool, tree: bool) -> int:
     return 0
 
 
-def _row(item: Item) -> tuple[str, ...]:
+def _row(item: Item, members: int) -> tuple[str, ...]:
     memory, cpu = item.memory(), item.cpu()
     command = item.command or item.owner_command
     return (
@@ -46,7 +51,7 @@ def _row(item: Item) -> tuple[str, ...]:
         str(item.owner or "?"),
         item.state,
         item.backend,
-        str(len(item.containment.members())),
+        str(members),
         "-" if memory is None else f"{memory >> 20}M",
         "-" if cpu is None else f"{cpu:.1f}s",
         "-" if item.since is None else ago(time.time() - item.since),
@@ -63,7 +68,7 @@ def ago(seconds: float) -> str:
     return f"{max(0, int(seconds))}s"
 
 
-def _facts(item: Item) -> dict[str, object]:
+def _facts(item: Item, members: Iterable[int]) -> dict[str, object]:
     return {
         "name": item.name,
         "id": item.id,
@@ -77,17 +82,16 @@ def _facts(item: Item) -> dict[str, object]:
         "where": item.where,
         "since": item.since,
         "members": [
-            {"pid": each.pid, "name": each.name, "command": each.command}
-            for each in processes.described(item.containment.members())
+            {"pid": each.pid, "name": each.name, "command": each.command} for each in processes.described(members)
         ],
         "memory": item.memory(),
         "cpu": item.cpu(),
     }
 
 
-def process_tree(item: Item) -> list[str]:
-    """The members as a tree: who is whose child."""
-    members = {each.pid: each for each in processes.described(item.containment.members())}
+def process_tree(pids: Iterable[int]) -> list[str]:
+    """Processes as a tree: who is whose child."""
+    members = {each.pid: each for each in processes.described(pids)}
     children: dict[int, list[int]] = {}
     for pid in sorted(members, reverse=True):
         found = processes.stat(pid)
@@ -143,6 +147,10 @@ def _named(name: str, found: Sequence[Item]) -> Item:
 
 def gc(*, dry_run: bool) -> int:
     """Sweep what lost both its supervisor and its guard; 0 if nothing of it is left."""
+    try:
+        telling.check()
+    except ValueError as e:
+        raise click.ClickException(str(e)) from e
     act = janitor.look if dry_run else janitor.sweep
     swept = [found for folder in list(inventory.homes()) if (found := act(folder)) is not None]
     for each in swept:

@@ -60,15 +60,15 @@ class Lookout:
     def look(self) -> list[Line]:
         now, found = time.monotonic(), []
         spent: dict[str, float] = {}
-        for item in inventory.items():
-            if self._names and not {item.name, item.id} & set(self._names):
-                continue
+        wanted = set(self._names)
+        items = [item for item in inventory.items() if not wanted or {item.name, item.id} & wanted]
+        for item, members in zip(items, inventory.members(items), strict=True):
             cpu, share = item.cpu(), None
             if cpu is not None:
                 spent[item.id] = cpu
                 if item.id in self._before:
                     share = max(0.0, cpu - self._before[item.id]) / max(now - self._at, 1e-3) * 100
-            found.append(Line(item, len(item.containment.members()), cpu, share, item.memory()))
+            found.append(Line(item, len(members), cpu, share, item.memory()))
         self._before, self._at = spent, now
         return found
 
@@ -76,7 +76,7 @@ class Lookout:
 def details(item: Item) -> Text:
     """The processes of one containment as a tree, and what it listens on."""
     text = Text(no_wrap=True)
-    tree = containments.process_tree(item)
+    tree = containments.process_tree(item.containment.members())
     for line in tree[:_MOST_PROCESSES]:
         text.append(printable(line, 500) + "\n")
     if len(tree) > _MOST_PROCESSES:
