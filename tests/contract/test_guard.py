@@ -379,6 +379,7 @@ def loses_its_guard(options: dict, args: list[str]) -> None:
     for each in caught:
         say("warned", each.category.__name__, each.filename)
     say("members", len(first.members()), len(second.members()) > 0, len(third.members()) > 0)
+    say("unreaped", os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT))
     told()
 
 
@@ -396,6 +397,7 @@ def test_one_that_was_killed_is_replaced_at_the_next_spawn_with_a_warning_and_kn
         assert [line for line in supervisor.lines.read if line.startswith("warned")] == [
             "warned GuardLostWarning <string>"
         ]
+        supervisor.lines.wait_for("unreaped", "None")  # such as what gives birth to a guard, and ends
         assert supervisor.guard(backend).pid != guard.pid
         supervisor.dies()
         assert all_is_gone(supervisor, backend)
