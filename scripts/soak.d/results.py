@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 WARM_UP = 0.25  # of all rounds
-MAY_GROW = 4.0  # MB, which is what a heap does in hours; a leak of 100 bytes an operation is more
+MAY_GROW = 4.0  # MB, as a heap may by itself; a leak of 1 kB an operation is more than that in half an hour
 
 
 @dataclass

@@ -215,7 +215,7 @@ class Round:
     def _count_survivors(self, run: Run) -> None:
         folder = run.room.folder
         nobody_is_left = run.guard_was_killed and run.process.returncode < 0
-        if nobody_is_left and not truth.empties(folder, _GUARD_TAKES):  # a janitor is to come
+        if nobody_is_left and (not truth.empties(folder, _GUARD_TAKES) or run.room.left()):  # a janitor is to come
             self._sweep(run)
         if nobody_is_left and run.kind in ("process-group", "sweeping"):
             self.found.lost += len(truth.living(folder))

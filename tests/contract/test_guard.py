@@ -429,6 +429,28 @@ def test_one_that_was_killed_is_replaced_also_where_warnings_are_errors(backend:
         assert all_is_gone(supervisor, backend)
 
 
+def loses_its_guards_while_it_is_a_subreaper(options: dict) -> None:
+    from allgone._backends.keeper import KEEPER
+
+    warnings.simplefilter("ignore")  # noqa: F821
+    with allgone.Popen(["sleep", "100"], **options) as process:
+        for _ in range(2):
+            fd = os.pidfd_open(KEEPER._guard.pid)
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            select.select([fd], [], [])  # noqa: F821
+            os.close(fd)
+            allgone.run(["true"], **options)
+        say("unreaped", os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+        process.stop()
+
+
+def test_one_that_became_a_child_of_a_subreaper_is_reaped_when_it_was_killed() -> None:
+    (sweeping,) = (each for each in BACKENDS if each.options.get("sweep"))
+    with Supervisor(loses_its_guards_while_it_is_a_subreaper, sweeping, before="import select") as supervisor:
+        supervisor.lines.wait_for("unreaped", "None")
+        supervisor.succeeds()
+
+
 def ends_without_its_guard(options: dict, args: list[str]) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as programs do that write to pipes of others
     process = allgone.Popen(args, stdin=subprocess.DEVNULL, **options)

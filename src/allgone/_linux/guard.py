@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import count
 
-from allgone._linux import fds, launcher
+from allgone._linux import fds, launcher, processes
 
 COMPILED = os.path.join(os.path.dirname(launcher.COMPILED), "allgone-guard")
 INTERPRETED = os.path.join(os.path.dirname(launcher.COMPILED), "interpreted_guard.py")
@@ -63,7 +63,9 @@ class Guard:
             failure, self._pid = launcher.outcome(self._status)
         finally:
             self._forget_parent()
-        if self._pid is None:
+        if self._pid is not None:
+            _note_if_child(self._pid)
+        else:
             error = failure.error if failure else errno.ECHILD
             raise OSError(error, f"cannot start allgone-guard: {os.strerror(error)}")
 
@@ -111,6 +113,7 @@ class Guard:
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
             os.close(pipe)
+        _reap_ended()
 
     def _forget_parent(self) -> None:
         status, self._status = self._status, None
@@ -121,6 +124,36 @@ class Guard:
             os.waitpid(self._parent, 0)
         except ChildProcessError:  # reaped by who waits for any child; or this is a fork of who started it
             pass
+
+
+# Guards that are children of ours after all: this process is a subreaper, or PID 1. Their numbers stay theirs until they
+# are reaped, and are those of the sessions that they lead.
+_children: set[int] = set()
+
+
+def _note_if_child(pid: int) -> None:
+    """To be called while it lives, and what gave birth to it is reaped."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # init's, as it should be
+        return
+    _children.add(pid)
+
+
+def _reap_ended() -> None:
+    """Have the kernel forget those that have ended, with what they were after they had moved."""
+    for leader in list(_children):
+        try:
+            if not os.waitid(os.P_PID, leader, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                continue  # it lives
+            for pid in processes.children_of_self():
+                if pid != leader and processes.session(pid) == leader and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG):
+                    break  # it lives, as another process, so that the number is needed
+            else:
+                os.waitid(os.P_PID, leader, os.WEXITED | os.WNOHANG)
+                _children.discard(leader)
+        except ChildProcessError:  # reaped by who waits for any child
+            _children.discard(leader)
 
 
 def _spawned(reader: int, us: int, register: int | None, own: str, program: Sequence[str]) -> tuple[int, int]:
