@@ -46,8 +46,8 @@ class Room:
         return [*(f"cgroup {each}" for each in self._cgroups()), *(f"file {each}" for each in files)]
 
     def close(self) -> None:
-        """End what lives in it, and remove it. Raises TimeoutError."""
-        if not truth.end_all(self.folder):
+        """End what lives in it, and remove it. Raises TimeoutError, OSError."""
+        if not truth.kill_all(self.folder):
             raise TimeoutError(f"{self.folder} can't be emptied: {[str(each) for each in truth.living(self.folder)]}")
         shutil.rmtree(self.files)
 
@@ -81,7 +81,7 @@ class _Directory(Room):
 
     def close(self) -> None:
         super().close()
-        os.rmdir(self.folder)
+        truth.remove(self.folder)
 
 
 class _Slice(Room):
@@ -101,14 +101,19 @@ class _Slice(Room):
         return [*words, *(["--property=Delegate=yes"] if delegated else []), "--"]
 
     def left(self) -> list[str]:
+        units = self._units_left()
+        return [*super().left(), *(f"unit {each}" for each in units)]
+
+    def _units_left(self) -> list[str]:
+        """systemd is told that a scope is empty as we are, and then removes it with its cgroup."""
         until = time.monotonic() + _SYSTEMD_NOTICES_WITHIN
         while (units := units_in(self._slice)) and time.monotonic() < until:
-            time.sleep(0.1)  # systemd is told that a scope is empty as we are, and then tidies up
-        return [*super().left(), *(f"unit {each}" for each in units)]
+            time.sleep(0.1)
+        return units
 
     def close(self) -> None:
         super().close()
-        systemctl("stop", self._slice)
+        systemctl("stop", *(each.partition(" ")[0] for each in self._units_left()), self._slice)
 
 
 def systemctl(*words: str) -> str:
@@ -154,8 +159,8 @@ def made() -> Iterator[Ground]:
         try:
             yield ground
         finally:
-            truth.end_all(ground.folder)
+            truth.kill_all(ground.folder)
             if ground.systemd:
                 systemctl("stop", f"{name}.slice")
             else:
-                os.rmdir(ground.folder)
+                truth.remove(ground.folder)

@@ -271,6 +271,7 @@ _OPERATIONS: dict[Callable[[Soak], None], int] = {
 }  # fmt: skip
 _ONLY_CGROUP = {frozen, sealed, limited, unit}
 _ONLY_LONG_LIVED = {released}  # what is left on purpose no guard ends, should the supervisor be killed just then
+_LEAVES_ORPHANS = {forked, command}
 
 
 def possible(soak: Soak) -> list[tuple[str, Callable[[Soak], None], int]]:
@@ -286,7 +287,8 @@ def possible(soak: Soak) -> list[tuple[str, Callable[[Soak], None], int]]:
             continue
         if each in _ONLY_LONG_LIVED and not soak.is_long_lived:
             continue
-        if each is forked and "sweep" in soak.how:  # what the fork leaves comes to us then, and is for us to reap
+        # The guards of these come to a subreaper when they are orphans, and stay its zombies: as documented.
+        if each in _LEAVES_ORPHANS and "sweep" in soak.how and soak.is_long_lived:
             continue
         if each is event_loop and not _has_event_loops():
             continue
@@ -298,7 +300,7 @@ def possible(soak: Soak) -> list[tuple[str, Callable[[Soak], None], int]]:
 def _can(soak: Soak, options: dict[str, Any]) -> bool:
     try:
         allgone.run(["true"], **soak.how | options)
-    except (allgone.Unsupported, allgone.LimitUnavailable, allgone.BackendUnavailable):
+    except (allgone.Unsupported, allgone.LimitUnavailable, allgone.BackendUnavailable, allgone.PlacementFailed):
         return False
     return True
 

@@ -35,7 +35,7 @@ def on(room: Room, kind: str, chance: random.Random, most: int) -> Iterator[None
     try:
         yield
     finally:
-        truth.end_all(room.folder)
+        truth.kill_all(room.folder)
         for each in started:
             _reap(each)
 

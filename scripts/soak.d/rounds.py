@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+import re
 import select
 import signal
 import sys
@@ -219,12 +220,12 @@ class Round:
             self._sweep(run)
         if nobody_is_left and run.kind in ("process-group", "sweeping"):
             self.found.lost += len(truth.living(folder))
-            truth.end_all(folder)
+            truth.kill_all(folder)
         if run.kind == "process-group":
             self._end_the_excused(run)
         if not truth.empties(folder, GRACE):
             self.found.survivors += [f"{run}: {each}" for each in truth.living(folder)]
-            truth.end_all(folder)
+            truth.kill_all(folder)
 
     def _sweep(self, run: Run) -> None:
         """Another supervisor in the same place, or what an administrator runs."""
@@ -260,6 +261,8 @@ class Round:
             time.sleep(0.05)  # guards of what it has forked are at it; no event tells when they are the only ones
         self.found.survivors += [f"{run}, at rest: {each}" for each in others]
         used = {each.cgroup for each in truth.living(run.room.folder)}
+        # Its own, and its guard's, who may have been killed just now.
+        used |= {each for each in truth.tree(run.room.folder) if re.search(rf"/allgone-{pid}-[^/]+(/guard)?$", each)}
         self.found.leaks += [
             f"{run}, at rest: cgroup {each}"
             for each in truth.tree(run.room.folder)

@@ -76,8 +76,8 @@ def empties(folder: str, seconds: float) -> bool:
     return True
 
 
-def end_all(folder: str) -> bool:
-    """Kill what lives in it, thaw it, remove what is below it; whether that could be done in 20 seconds."""
+def kill_all(folder: str) -> bool:
+    """Kill what lives in it, frozen or not; whether that could be done in 20 seconds."""
     deadline = time.monotonic() + 20
     while is_populated(folder) and time.monotonic() < deadline:
         for each in tree(folder):
@@ -86,17 +86,22 @@ def end_all(folder: str) -> bool:
         for pid in pids(folder):  # what cgroup.kill misses, or what there is before Linux 5.14
             send(pid, folder, signal.SIGKILL)
         empties(folder, 0.5)
-    while (below := tree(folder)[1:]) and time.monotonic() < deadline:
-        for each in reversed(below):
-            try:
+    return not is_populated(folder)
+
+
+def remove(folder: str) -> None:
+    """With all below it. Raises OSError if it stays busy for 10 seconds."""
+    deadline = time.monotonic() + 10
+    while below := tree(folder):
+        try:
+            for each in reversed(below):
                 os.rmdir(each)
-            except FileNotFoundError:
-                continue
-            except OSError as e:
-                if e.errno != errno.EBUSY:
-                    raise
-                time.sleep(0.01)  # its last process is not quite gone, and there is no event for that
-    return not is_populated(folder) and not tree(folder)[1:]
+        except FileNotFoundError:
+            continue
+        except OSError as e:
+            if e.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)  # its last process is not quite gone, and there is no event for that
 
 
 def _write(path: str, text: str) -> None:

@@ -110,10 +110,12 @@ class Guard:
 
     def let_go(self) -> None:
         self._forget_parent()
+        has_ended = self._pipe is not None and self.has_ended(0)
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
             os.close(pipe)
-        _reap_ended()
+        for leader in list(_children):
+            _reap(leader, block=has_ended and leader == self._pid)
 
     def _forget_parent(self) -> None:
         status, self._status = self._status, None
@@ -140,20 +142,19 @@ def _note_if_child(pid: int) -> None:
     _children.add(pid)
 
 
-def _reap_ended() -> None:
-    """Have the kernel forget those that have ended, with what they were after they had moved."""
-    for leader in list(_children):
-        try:
-            if not os.waitid(os.P_PID, leader, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                continue  # it lives
-            for pid in processes.children_of_self():
-                if pid != leader and processes.session(pid) == leader and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG):
-                    break  # it lives, as another process, so that the number is needed
-            else:
-                os.waitid(os.P_PID, leader, os.WEXITED | os.WNOHANG)
-                _children.discard(leader)
-        except ChildProcessError:  # reaped by who waits for any child
-            _children.discard(leader)
+def _reap(leader: int, *, block: bool) -> None:
+    """Have the kernel forget one that has ended, with what it was after it had moved. `block`: it is about to."""
+    how = os.WEXITED | (0 if block else os.WNOHANG)
+    try:
+        if not block and not os.waitid(os.P_PID, leader, how | os.WNOWAIT):
+            return  # it lives
+        for pid in processes.children_of_self():
+            if pid != leader and processes.session(pid) == leader and not os.waitid(os.P_PID, pid, how):
+                return  # it lives, as another process, so that the number is needed
+        os.waitid(os.P_PID, leader, how)
+    except ChildProcessError:
+        pass  # reaped by who waits for any child; or this is a fork of who started it
+    _children.discard(leader)
 
 
 def _spawned(reader: int, us: int, register: int | None, own: str, program: Sequence[str]) -> tuple[int, int]:
