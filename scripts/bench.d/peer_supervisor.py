@@ -43,7 +43,9 @@ def timed(start: Callable[[], object], stop: Callable[[], object]) -> tuple[int,
     return running - began, time.perf_counter_ns() - running
 
 
-def popened(command: list[str], popen: Callable[..., subprocess.Popen[bytes]], stop: Callable[..., object]) -> tuple[int, int]:
+def popened(
+    command: list[str], popen: Callable[..., subprocess.Popen[bytes]], stop: Callable[..., object]
+) -> tuple[int, int]:
     """By what is, or behaves as, subprocess.Popen."""
     process: list[subprocess.Popen[bytes]] = []
 
@@ -144,13 +146,17 @@ def by_systemd_run(command: list[str]) -> tuple[int, int]:
 
 
 def ours(backend: str, command: list[str]) -> tuple[int, int]:
-    return popened(command, lambda *a, **k: allgone.Popen(*a, backend=backend, escapees="ignore", **k), allgone.Popen.stop)
+    return popened(
+        command, lambda *a, **k: allgone.Popen(*a, backend=backend, escapees="ignore", **k), allgone.Popen.stop
+    )
 
 
 def cases(left_out: dict[str, str]) -> dict[str, Case]:
     found: dict[str, Case] = {
         "subprocess": lambda command: popened(command, subprocess.Popen, terminate),
-        "killpg": lambda command: popened(command, lambda *a, **k: subprocess.Popen(*a, start_new_session=True, **k), killpg),
+        "killpg": lambda command: popened(
+            command, lambda *a, **k: subprocess.Popen(*a, start_new_session=True, **k), killpg
+        ),
         "psutil": lambda command: popened(command, subprocess.Popen, psutil_recipe),
     }
     for name, distribution, case in (

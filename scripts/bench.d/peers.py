@@ -1,4 +1,4 @@
-"""Others that start and stop processes, beside us and in turns with us: where systemd runs, so that it is one of them."""
+"""Others that start and stop processes, in turns with us: where systemd runs, so that it is one of them."""
 
 from __future__ import annotations
 

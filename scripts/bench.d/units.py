@@ -34,8 +34,8 @@ def measure(effort: dict[str, tuple[int, int]], left_out: list[str]) -> tuple[li
     compileall.compile_dir(os.path.dirname(allgone.__file__), quiet=2)  # inside, what is bound can't be written to
     found: list[Row] = []
     targets: list[Target] = []
-    with places(left_out) as places:
-        for place, before in places.items():
+    with places(left_out) as here:
+        for place, before in here.items():
             samples = _samples(before, *effort[place])
             if isinstance(samples, str):
                 left_out.append(f"scopes, {place}: {samples}")

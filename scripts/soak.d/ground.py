@@ -145,16 +145,17 @@ class Ground:
 
 @contextlib.contextmanager
 def made() -> Iterator[Ground]:
-    """With systemd where that runs here, without where not. Raises LookupError, OSError where there is none to be had.
+    """Below ALLGONE_CGROUP; else with systemd where that runs, without where not. Raises LookupError, OSError.
 
     At the end all that is in it is killed, and it is removed.
     """
     name = f"allgonesoak{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="soak-") as files:
-        if os.path.isdir("/run/systemd/system"):
+        told = os.environ.get("ALLGONE_CGROUP")
+        if not told and os.path.isdir("/run/systemd/system"):
             ground = Ground(f"{truth.mount()}/{name}.slice", files, slice=name)
         else:
-            ground = Ground(f"{truth.mount()}{truth.own_cgroup().rstrip('/')}/{name}", files)
+            ground = Ground(f"{told or truth.mount() + truth.own_cgroup().rstrip('/')}/{name}", files)
             os.mkdir(ground.folder)
         try:
             yield ground

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import allgone
 from state import Soak
+
+import allgone
 
 ALLGONE = [sys.executable, "-m", "allgone"]
 MOST_HELD = 6
@@ -78,9 +79,7 @@ def run(soak: Soak) -> None:
     reader, writer = os.pipe()
     words = [*soak.command("ignores_sigterm")]
     try:
-        allgone.run(
-            words, timeout=timeout, capture_output=True, pass_fds=[writer], policy=_at_once(), **soak.how
-        )
+        allgone.run(words, timeout=timeout, capture_output=True, pass_fds=[writer], policy=_at_once(), **soak.how)
     except allgone.TimeoutExpired:
         pass
     else:
@@ -103,7 +102,7 @@ def _at_its_end(reader: int) -> None:
     try:
         assert os.read(reader, 1) == b""
     except BlockingIOError:
-        raise AssertionError("something has survived") from None
+        raise AssertionError("what it had started has survived") from None
     finally:
         os.close(reader)
 
@@ -313,4 +312,3 @@ def _has_event_loops() -> bool:
     except ImportError:
         return False
     return True
-

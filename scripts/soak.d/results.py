@@ -55,7 +55,7 @@ class Found:
 
 
 def growth(megabytes: list[float]) -> float:
-    """Of a supervisor that was looked at after each round: from the first third after the warm-up to the last, in MB."""
+    """From the first third after the warm-up to the last, in MB, of one that was looked at after each round."""
     warm = megabytes[round(len(megabytes) * WARM_UP) :]
     third = max(1, len(warm) // 3)
     return median(warm[-third:]) - median(warm[:third]) if warm else 0.0

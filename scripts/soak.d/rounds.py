@@ -22,6 +22,7 @@ from run import Run
 GRACE = 30.0  # seconds for guards to end what killed supervisors had, which is what they take with a process in D state
 _GUARD_TAKES = 3.0  # seconds, of one that was started again just before its supervisor was killed
 ANSWERS_WITHIN = 120.0  # seconds for an operation that was begun, under pressure
+_SURVIVED = " has survived"  # what a supervisor says that has looked
 _TOO_LATE = 1.5  # seconds to the end of a round, in which no supervisor is started any more
 _DISTURBANCES = {
     "bus restarted": ("restart", "dbus"),
@@ -35,8 +36,8 @@ class Round:
     """`disturb`: whether systemd and the bus are ours to restart."""
 
     def __init__(
-        self, ground: Ground, number: int, seed: int, lasting: list[Run], *, seconds: float, supervisors: int, memory: int,
-        disturb: bool, sabotage: str,
+        self, ground: Ground, number: int, seed: int, lasting: list[Run], *, seconds: float, supervisors: int,
+        memory: int, disturb: bool, sabotage: str,
     ) -> None:  # fmt: skip
         self._ground = ground
         self._number = number
@@ -204,7 +205,7 @@ class Round:
             run.send(signal.SIGKILL)
             run.ends(GRACE)
         elif said := run.error():
-            self.found.errors.append(f"{run}: {said}")
+            (self.found.survivors if _SURVIVED in said else self.found.errors).append(f"{run}: {said}")
         self.found.operations.update(run.done or {"begun": run.started()})
         self.found.escapees += run.escapees
         self._count_survivors(run)
@@ -249,7 +250,8 @@ class Round:
         if not run.has_answered:
             run.ends(1.0)
             state = "does not answer" if run.process.poll() is None else run.error()
-            self.found.errors.append("\n".join([f"{run}: {state}", *run.last_operations()]))
+            kind = self.found.survivors if _SURVIVED in state else self.found.errors
+            kind.append("\n".join([f"{run}: {state}", *run.last_operations()]))
             return
         self.found.operations.update(run.done)
         self.found.escapees += run.escapees

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from state import Soak
+
 import allgone
 from allgone._backends.cgroup_containment import CgroupContainment
-from state import Soak
 
 KINDS = ("stop", "guard", "fd", "memory", "cgroup", "zombie")
 _kept: list[object] = []
 
 
 def begin(kind: str, soak: Soak) -> None:
-    {"stop": _stop, "guard": _guard, "fd": _leaky, "memory": _leaky, "cgroup": _leaky, "zombie": _leaky}[kind](kind, soak)
+    {"stop": _stop, "guard": _guard, "fd": _leaky, "memory": _leaky, "cgroup": _leaky, "zombie": _leaky}[kind](
+        kind, soak
+    )
 
 
 def _stop(_: str, __: Soak) -> None:

@@ -39,9 +39,7 @@ _CHEAP = [["sh", "-c", "echo ready; sleep 100 & sleep 100"], ["sh", "-c", "trap 
 class Watched:
     """What was started, and a pipe that all of it holds: at its end when the last of them is."""
 
-    def __init__(
-        self, soak: Soak, start: Callable[..., Any], words: list[str], escaped: str, **options: Any
-    ) -> None:
+    def __init__(self, soak: Soak, start: Callable[..., Any], words: list[str], escaped: str, **options: Any) -> None:
         self._reader, writer = os.pipe()
         try:
             self.process = start(words, pass_fds=[writer], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, **options)
@@ -113,7 +111,10 @@ class Watched:
 
 def _is_in_our_cgroup(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as theirs, open("/proc/self/cgroup", encoding="utf-8") as ours:
+        with (
+            open(f"/proc/{pid}/cgroup", encoding="utf-8") as theirs,
+            open("/proc/self/cgroup", encoding="utf-8") as ours,
+        ):
             return theirs.read() == ours.read()
     except (FileNotFoundError, ProcessLookupError):
         return False

@@ -128,8 +128,8 @@ class Guard:
             pass
 
 
-# Guards that are children of ours after all: this process is a subreaper, or PID 1. Their numbers stay theirs until they
-# are reaped, and are those of the sessions that they lead.
+# Guards that are children of ours after all: this process is a subreaper, or PID 1. Their numbers, which are those of the
+# sessions that they lead, stay theirs until they are reaped.
 _children: set[int] = set()
 
 
