@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from state import Soak
+from state import NOT_STARTED, Soak
 
 import allgone
 
@@ -299,7 +299,7 @@ def possible(soak: Soak) -> list[tuple[str, Callable[[Soak], None], int]]:
 def _can(soak: Soak, options: dict[str, Any]) -> bool:
     try:
         allgone.run(["true"], **soak.how | options)
-    except (allgone.Unsupported, allgone.LimitUnavailable, allgone.BackendUnavailable, allgone.PlacementFailed):
+    except (allgone.Unsupported, allgone.LimitUnavailable, *NOT_STARTED):
         return False
     return True
 

@@ -109,6 +109,14 @@ class Watched:
         os.close(self._reader)
 
 
+NOT_STARTED = (allgone.PlacementFailed, allgone.SystemdError, allgone.BackendUnavailable)
+
+
+def _scope_was_lost(e: Exception) -> bool:
+    """Whether that came of the end of a scope's first process, which chaos has killed while that was made."""
+    return ".scope/" in str(e) or "Process with ID" in str(e)
+
+
 def _is_in_our_cgroup(pid: int) -> bool:
     try:
         with (
@@ -192,8 +200,8 @@ class Soak:
                 with self._warnings():
                     calls[n](self)
                 self.done[names[n]] += 1
-            except allgone.PlacementFailed as e:  # a scope goes with its guard, should that be killed just now
-                if ".scope/" not in str(e):
+            except NOT_STARTED as e:
+                if not _scope_was_lost(e):
                     raise
                 self.done["not started"] += 1
             self.note("end", names[n])

@@ -3,8 +3,8 @@
 supervisor.py KIND SEED FOLDER long|short [SABOTAGE]
 
 It says "up" on stdout. On stdin: "round SECONDS", or "rest SECONDS", with which it stops all that it holds in the end;
-then it says, as JSON, what it did. It ends at the end of file. FOLDER has `journal`, a line before and after each operation.
-What should not be is an exception, and ends it.
+then it says, as JSON, what it did. It ends at the end of file. FOLDER has `journal`, a line before and after each
+operation. What should not be is an exception, and ends it.
 """
 
 from __future__ import annotations

@@ -128,8 +128,8 @@ class Guard:
             pass
 
 
-# Guards that are children of ours after all: this process is a subreaper, or PID 1. Their numbers, which are those of the
-# sessions that they lead, stay theirs until they are reaped.
+# Guards that are children of ours after all: this process is a subreaper, or PID 1. Until they are reaped their numbers
+# stay theirs; each is that of the session that it leads.
 _children: set[int] = set()
 
 
