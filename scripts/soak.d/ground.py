@@ -87,10 +87,11 @@ class _Directory(Room):
 class _Slice(Room):
     def __init__(self, name: str, slice: str, files: str) -> None:
         self._slice = f"{slice}-{name.replace('-', '_')}.slice"
+        self._own = self._slice.removesuffix(".slice") + "-"
         super().__init__(name, f"{truth.mount()}/{slice}.slice/{self._slice}", files)
 
     def _unit(self, number: int) -> str:
-        return f"{self._slice.removesuffix('.slice')}-{number}.scope"
+        return f"{self._own}{number}.scope"
 
     def stop_unit(self) -> None:
         systemctl("stop", self._unit(1))
@@ -101,8 +102,12 @@ class _Slice(Room):
         return [*words, *(["--property=Delegate=yes"] if delegated else []), "--"]
 
     def left(self) -> list[str]:
-        units = self._units_left()
+        units = [each for each in self._units_left() if not each.startswith(self._own)]
         return [*super().left(), *(f"unit {each}" for each in units)]
+
+    def _cgroups(self) -> list[str]:
+        # systemd may overlook that a scope is empty whose first process ended while that was started: ours, not allgone's.
+        return [each for each in super()._cgroups() if not os.path.basename(each).startswith(self._own)]
 
     def _units_left(self) -> list[str]:
         """systemd is told that a scope is empty as we are, and then removes it with its cgroup."""

@@ -192,7 +192,7 @@ class Round:
                 poller.register(each.fileno(), select.POLLIN)
                 if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000) or not each.listen():
                     break
-                if not each.has_answered:  # it has come up just now
+                if each.fate and not each.has_answered:  # it has come up just now
                     self._tell(each)
             if each.fate and each.process.poll() is None:
                 each.hang_up()
