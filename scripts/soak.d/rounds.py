@@ -209,7 +209,8 @@ class Round:
         self.found.operations.update(run.done or {"begun": run.started()})
         self.found.escapees += run.escapees
         self._count_survivors(run)
-        self.found.leaks += [f"{run}: {each}" for each in run.room.left()]
+        fresh = truth.unmarked_homes(run.room.folder) if run.guard_was_killed else set()
+        self.found.leaks += [f"{run}: {each}" for each in run.room.left() if each not in fresh]
         if len(self.found.survivors) + len(self.found.leaks) + len(self.found.errors) > before:
             self.found.errors.append("\n".join([f"{run}, last operations:", *run.last_operations()]))
         run.close()
@@ -257,23 +258,28 @@ class Round:
         self.found.escapees += run.escapees
         run.done.clear()
         run.escapees = 0
-        pid = run.process.pid
-        until = time.monotonic() + GRACE
-        while (others := self._others(run)) and time.monotonic() < until:
-            time.sleep(0.05)  # guards of what it has forked are at it; no event tells when they are the only ones
-        self.found.survivors += [f"{run}, at rest: {each}" for each in others]
-        used = {each.cgroup for each in truth.living(run.room.folder)}
-        # Its own, and its guard's, who may have been killed just now.
-        used |= {each for each in truth.tree(run.room.folder) if re.search(rf"/allgone-{pid}-[^/]+(/guard)?$", each)}
-        self.found.leaks += [
-            f"{run}, at rest: cgroup {each}"
-            for each in truth.tree(run.room.folder)
-            if not any((used_one + "/").startswith(each + "/") for used_one in used)
-        ]
-        self.found.leaks += [f"{run}, at rest: zombie {each} {truth.stat(each)[:1]}" for each in truth.zombies(pid)]
+        if run.guard_was_killed and (self._others(run, _GUARD_TAKES) or self._unused(run)):
+            self._sweep(run)  # what it has forked has a guard, too, which may have been killed after that fork's end
+            run.guard_was_killed = False
+        self.found.survivors += [f"{run}, at rest: {each}" for each in self._others(run, GRACE)]
+        self.found.leaks += [f"{run}, at rest: cgroup {each}" for each in self._unused(run)]
+        zombies = truth.zombies(run.process.pid)
+        self.found.leaks += [f"{run}, at rest: zombie {each} {truth.stat(each)[:1]}" for each in zombies]
 
-    def _others(self, run: Run) -> list[truth.Living]:
-        """Who lives in its room, but itself and one guard."""
-        found = [each for each in truth.living(run.room.folder) if each.pid != run.process.pid]
-        guards = [each for each in found if each.name == "allgone-guard"]
-        return [each for each in found if each not in guards[:1]]
+    def _others(self, run: Run, seconds: float) -> list[truth.Living]:
+        """Who lives in its room, but itself and one guard; those who are about to end have some time for that."""
+        until = time.monotonic() + seconds
+        while True:
+            found = [each for each in truth.living(run.room.folder) if each.pid != run.process.pid]
+            guards = [each for each in found if each.name == "allgone-guard"]
+            others = [each for each in found if each not in guards[:1]]
+            if not others or time.monotonic() > until:
+                return others
+            time.sleep(0.05)  # no event tells when they are the only ones
+
+    def _unused(self, run: Run) -> list[str]:
+        """Cgroups in its room that are neither its own, nor its guard's (who may have been killed just now)."""
+        folders = truth.tree(run.room.folder)
+        used = {each.cgroup for each in truth.living(run.room.folder)}
+        used |= {each for each in folders if re.search(rf"/allgone-{run.process.pid}-[^/]+(/guard)?$", each)}
+        return [each for each in folders if not any(f"{one}/".startswith(f"{each}/") for one in used)]
