@@ -46,7 +46,7 @@ Ratios of medians, at most; `scripts/bench` never fails because something is slo
 
 ## Left out
 
-{chr(10).join(f"- {each}" for each in left_out) or "- nothing"}
+{chr(10).join(f"- {' '.join(each.split())}" for each in left_out) or "- nothing"}
 """
 
 

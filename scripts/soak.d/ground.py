@@ -46,10 +46,11 @@ class Room:
         return [*(f"cgroup {each}" for each in self._cgroups()), *(f"file {each}" for each in files)]
 
     def close(self) -> None:
-        """End what lives in it, and remove it. Raises TimeoutError, OSError."""
+        """End what lives in it, and remove it; also a second time. Raises TimeoutError, OSError."""
         if not truth.kill_all(self.folder):
             raise TimeoutError(f"{self.folder} can't be emptied: {[str(each) for each in truth.living(self.folder)]}")
-        shutil.rmtree(self.files)
+        if os.path.isdir(self.files):
+            shutil.rmtree(self.files)
 
     def stop_unit(self) -> None:
         """Have systemd stop the unit that its supervisor is in."""
@@ -106,7 +107,7 @@ class _Slice(Room):
         return [*super().left(), *(f"unit {each}" for each in units)]
 
     def _cgroups(self) -> list[str]:
-        # systemd may overlook that a scope is empty whose first process ended while that was started: ours, not allgone's.
+        # systemd may overlook that a scope is empty whose first process ended while it was started. Not allgone's.
         return [each for each in super()._cgroups() if not os.path.basename(each).startswith(self._own)]
 
     def _units_left(self) -> list[str]:
@@ -118,7 +119,8 @@ class _Slice(Room):
 
     def close(self) -> None:
         super().close()
-        systemctl("stop", *(each.partition(" ")[0] for each in self._units_left()), self._slice)
+        if units_in(self._slice) or os.path.isdir(self.folder):
+            systemctl("stop", *(each.partition(" ")[0] for each in self._units_left()), self._slice)
 
 
 def systemctl(*words: str) -> str:

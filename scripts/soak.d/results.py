@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from statistics import median
 
-WARM_UP = 0.25  # of all rounds
+WARM_UP = 1 / 3  # of all rounds: until each operation has imported what it needs
+FEWEST = 12  # rounds that tell whether memory grows
 MAY_GROW = 4.0  # MB, as a heap may by itself; a leak of 1 kB an operation is more than that in half an hour
 
 
@@ -66,5 +67,5 @@ def grown(megabytes: dict[str, list[float]]) -> list[str]:
     return [
         f"{name} grew by {growth(each):.1f} MB: {', '.join(f'{mb:.1f}' for mb in each)}"
         for name, each in megabytes.items()
-        if growth(each) > MAY_GROW
+        if len(each) >= FEWEST and growth(each) > MAY_GROW
     ]

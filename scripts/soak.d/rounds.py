@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 import re
 import select
@@ -13,11 +14,10 @@ from collections.abc import Callable
 from functools import partial
 
 import pressure
-import run
 import truth
 from ground import Ground, systemctl
 from results import Found
-from run import Run
+from run import Run, chosen_fate
 
 GRACE = 30.0  # seconds for guards to end what killed supervisors had, which is what they take with a process in D state
 _GUARD_TAKES = 3.0  # seconds, of one that was started again just before its supervisor was killed
@@ -50,6 +50,7 @@ class Round:
         self._disturb = disturb
         self._sabotage = sabotage
         self._runs: list[Run] = []
+        self._order = itertools.count()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self.found = Found()
         self.pressure = self._chance.choice(pressure.KINDS)
@@ -66,11 +67,11 @@ class Round:
                     self._start()
                 self._until_time_is_over()
             self._end()
-            for each in self._runs:
-                self._check(each)
+            while self._runs:
+                self._check(self._runs[0])
+                del self._runs[0]
             for each in self._lasting:
                 self._check_lasting(each)
-            self._runs.clear()
         finally:
             room.close()
             for each in self._runs:  # interrupted
@@ -81,7 +82,7 @@ class Round:
     # What happens when
 
     def _at(self, when: float, what: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (when, len(self._events), what))
+        heapq.heappush(self._events, (when, next(self._order), what))
 
     def _moment(self) -> float:
         now = time.monotonic()
@@ -105,9 +106,9 @@ class Round:
 
     def _start(self) -> None:
         kinds = [*_KINDS, *(["delegated"] if self._ground.systemd else [])]
-        n = len(self._runs)
+        n = self.found.supervisors
         name, seed = f"{self._number}-{n}", f"{self._seed}:{self._number}:{n}"
-        fate = run.fate(self._chance, systemd=self._ground.systemd)
+        fate = chosen_fate(self._chance, systemd=self._ground.systemd)
         started = Run(self._ground.room(name), self._chance.choice(kinds), fate, seed, self._sabotage)
         self._runs.append(started)
         self.found.supervisors += 1
@@ -136,7 +137,7 @@ class Round:
                         self._start()
                 elif each.fate and not each.has_answered:
                     self._tell(each)
-        for _, _, event in sorted(self._events):  # those who were to go on
+        for _, _, event in sorted(self._events):  # those who were to go on, above all
             event()
         self._events.clear()
 

@@ -21,7 +21,7 @@ _LAST_OPERATIONS = 25
 _REEXECUTED = "Connection reset by peer"  # what systemd-run says, where systemd was re-executed just then
 
 
-def fate(chance: random.Random, *, systemd: bool) -> str:
+def chosen_fate(chance: random.Random, *, systemd: bool) -> str:
     weights = FATES | (_FATES_WITH_SYSTEMD if systemd else {})
     return chance.choices(list(weights), list(weights.values()))[0]
 
