@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
@@ -121,6 +121,9 @@ _TITLES = {
     "stop": "stop `sleep 1000`; a unit by systemctl, pystemd's by Unit.Stop, until its process is gone",
     "first": "the first run(true) of an interpreter",
     "empty tests": "1,000 empty tests, in CPU time",
+    "simple": "beside others: start a program, wait until it is ready, stop it",
+    "tree": "beside others: the same, of a foreman with three workers",
+    "daemon": "beside others: the same, where one of the workers has become a daemon",
     "import": "import, as a whole interpreter; ratio: without the interpreter's own start",
 }
 _HOWS = {
@@ -131,6 +134,10 @@ _HOWS = {
     "process-group": "allgone, process-group",
     "cgroup, interpreted": "allgone, cgroup, interpreted launcher",
     "process-group, interpreted": "allgone, process-group, interpreted launcher",
+    "subprocess": "subprocess.Popen, terminate(), wait()",
+    "psutil": "subprocess.Popen, psutil's recipe",
+    "processkit": "processkit-py",
+    "systemd-run": "systemd-run --scope, systemctl stop",
     "scope": "allgone, in a scope",
     "scope, importing pystemd": "allgone, in a scope, importing pystemd",
 }
@@ -148,6 +155,20 @@ def table(all_rows: list[Row], supervisors: list[str]) -> str:
         for how in dict.fromkeys(row.how for row in group):
             cells = "".join(_cells(find(group, what, how, name)) for name in supervisors)
             lines.append(f"  {_HOWS.get(how, how):<46}{cells}".rstrip())
+    return "\n".join(lines)
+
+
+def markdown(all_rows: Sequence[Row], left: Mapping[tuple[str, str], int]) -> str:
+    """The same for a page; `left`: processes that were alive after the stop, by what and how."""
+    lines = ["| | median ms | minimum ms | ratio | left |", "|---|---|---|---|---|"]
+    for what, supervisor in dict.fromkeys((row.what, row.supervisor) for row in all_rows):
+        group = [row for row in all_rows if (row.what, row.supervisor) == (what, supervisor)]
+        whose = "" if supervisor == "-" else f" (supervisor: {supervisor})"
+        lines.append(f"| **{_title(what)}**{whose} | | | | |")
+        for row in sorted(group, key=lambda row: row.how != row.baseline):  # the baseline first
+            ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+            numbers = f"{row.median_ms:.3f} | {row.minimum_ms:.3f} | {ratio} | {left.get((what, row.how), '')}"
+            lines.append(f"| {_HOWS.get(row.how, row.how)} | {numbers} |")
     return "\n".join(lines)
 
 

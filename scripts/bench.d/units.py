@@ -34,8 +34,8 @@ def measure(effort: dict[str, tuple[int, int]], left_out: list[str]) -> tuple[li
     compileall.compile_dir(os.path.dirname(allgone.__file__), quiet=2)  # inside, what is bound can't be written to
     found: list[Row] = []
     targets: list[Target] = []
-    with _places(left_out) as places:
-        for place, before in places.items():
+    with places(left_out) as here:
+        for place, before in here.items():
             samples = _samples(before, *effort[place])
             if isinstance(samples, str):
                 left_out.append(f"scopes, {place}: {samples}")
@@ -61,7 +61,7 @@ def _samples(before: list[str], rounds: int, interpreters: int) -> dict[str, lis
 
 
 @contextlib.contextmanager
-def _places(left_out: list[str]) -> Iterator[dict[str, list[str]]]:
+def places(left_out: list[str]) -> Iterator[dict[str, list[str]]]:
     """By name, what is put before a command to run it where a manager of systemd hands out scopes."""
     why_not = systemd.pystemd_missing_because()
     if not why_not and systemd.is_running():

@@ -21,6 +21,7 @@ _WHOLE = {"root": ["tests/vm/inside", "tests/contract", "tests/cli", "tests/kern
 _SMOKE = ["tests/vm/inside", "-m", "smoke"]
 # A guest that is emulated boots in half a minute, and is as slow in all else.
 _PYTEST = ["-m", "pytest", "-q", "-ra", "-o", "timeout=900", "-o", "faulthandler_timeout=0"]
+_PASSED_ON = ("ALLGONE_SOAK_MINUTES",)  # variables, into the guest
 _OUT = "/var/tmp/test-vm"  # in the guest, where results are put
 
 
@@ -73,7 +74,8 @@ def _inside(guest: Guest, who: str, tests: list[str]) -> int:
     words = ["/opt/allgone/bin/python", *_PYTEST, f"--junitxml={_OUT}/{who}.xml", *tests]
     # A login session's processes can't make cgroups where they are: the tests have theirs in a scope, as its users do.
     scope = "" if who == "root" else "ALLGONE_TEST_SCOPE=1 "
-    command = f"cd /allgone && ALLGONE_REAL_MACHINE=1 {scope}{shlex.join(words)}"
+    told = "".join(f"{name}={shlex.quote(os.environ[name])} " for name in _PASSED_ON if name in os.environ)
+    command = f"cd /allgone && ALLGONE_REAL_MACHINE=1 {told}{scope}{shlex.join(words)}"
     return guest.run(command, user="root" if who == "root" else "vagrant", timeout=4 * 3600).returncode
 
 

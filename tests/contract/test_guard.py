@@ -379,6 +379,7 @@ def loses_its_guard(options: dict, args: list[str]) -> None:
     for each in caught:
         say("warned", each.category.__name__, each.filename)
     say("members", len(first.members()), len(second.members()) > 0, len(third.members()) > 0)
+    say("unreaped", os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT))
     told()
 
 
@@ -396,6 +397,7 @@ def test_one_that_was_killed_is_replaced_at_the_next_spawn_with_a_warning_and_kn
         assert [line for line in supervisor.lines.read if line.startswith("warned")] == [
             "warned GuardLostWarning <string>"
         ]
+        supervisor.lines.wait_for("unreaped", "None")  # such as what gives birth to a guard, and ends
         assert supervisor.guard(backend).pid != guard.pid
         supervisor.dies()
         assert all_is_gone(supervisor, backend)
@@ -425,6 +427,28 @@ def test_one_that_was_killed_is_replaced_also_where_warnings_are_errors(backend:
         assert guard_of(supervisor.process.pid)
         supervisor.dies()
         assert all_is_gone(supervisor, backend)
+
+
+def loses_its_guards_while_it_is_a_subreaper(options: dict) -> None:
+    from allgone._backends.keeper import KEEPER
+
+    warnings.simplefilter("ignore")  # noqa: F821
+    with allgone.Popen(["sleep", "100"], **options) as process:
+        for _ in range(2):
+            fd = os.pidfd_open(KEEPER._guard.pid)
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            select.select([fd], [], [])  # noqa: F821
+            os.close(fd)
+            allgone.run(["true"], **options)
+        say("unreaped", os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+        process.stop()
+
+
+def test_one_that_became_a_child_of_a_subreaper_is_reaped_when_it_was_killed() -> None:
+    (sweeping,) = (each for each in BACKENDS if each.options.get("sweep"))
+    with Supervisor(loses_its_guards_while_it_is_a_subreaper, sweeping, before="import select") as supervisor:
+        supervisor.lines.wait_for("unreaped", "None")
+        supervisor.succeeds()
 
 
 def ends_without_its_guard(options: dict, args: list[str]) -> None:

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "systemd-env.md": "it boots a systemd: tests/systemd",
     "limits.md": "it takes controllers: tests/vm/inside/test_limits.py",
     "releasing.md": "it makes a release: tests/release",
+    "soak.md": "it takes minutes: tests/kernel/test_soak.py",
     "systemd.md": "it needs one: tests/systemd/test_docs.py",
     "index.md": "tests/systemd/test_ci.py",
     **{

@@ -90,6 +90,10 @@ class Keeper:
                     self._ensure()  # first, so that there is always one
                 if guard is not None:
                     guard.end()
+                try:
+                    self.settle()
+                except OSError:
+                    pass  # the next start takes another one, and raises where that can't be had either
 
     def add_group(self, entry: GroupEntry) -> int:
         """A process-group containment is about to be made."""
@@ -145,6 +149,7 @@ class Keeper:
             self._guard.enter(left)
             self._home = left
         if lost is not None:
+            self.settle()  # nobody else would before the next home, and what has started it stay a zombie
             self._warn()  # last, for where warnings are errors it raises
         return self._guard
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import count
 
-from allgone._linux import fds, launcher
+from allgone._linux import fds, launcher, processes
 
 COMPILED = os.path.join(os.path.dirname(launcher.COMPILED), "allgone-guard")
 INTERPRETED = os.path.join(os.path.dirname(launcher.COMPILED), "interpreted_guard.py")
@@ -69,7 +69,9 @@ class Guard:
             failure, self._pid = launcher.outcome(self._status)
         finally:
             self._forget_parent()
-        if self._pid is None:
+        if self._pid is not None:
+            _note_if_child(self._pid)
+        else:
             error = failure.error if failure else errno.ECHILD
             raise OSError(error, f"cannot start allgone-guard: {os.strerror(error)}")
 
@@ -114,9 +116,12 @@ class Guard:
 
     def let_go(self) -> None:
         self._forget_parent()
+        has_ended = self._pipe is not None and self.has_ended(0)
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
             os.close(pipe)
+        for leader in list(_children):
+            _reap(leader, block=has_ended and leader == self._pid)
 
     def _forget_parent(self) -> None:
         status, self._status = self._status, None
@@ -127,6 +132,35 @@ class Guard:
             os.waitpid(self._parent, 0)
         except ChildProcessError:  # reaped by who waits for any child; or this is a fork of who started it
             pass
+
+
+# Guards that are children of ours after all: this process is a subreaper, or PID 1. Until they are reaped their numbers
+# stay theirs; each is that of the session that it leads.
+_children: set[int] = set()
+
+
+def _note_if_child(pid: int) -> None:
+    """To be called while it lives, and what gave birth to it is reaped."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # init's, as it should be
+        return
+    _children.add(pid)
+
+
+def _reap(leader: int, *, block: bool) -> None:
+    """Have the kernel forget one that has ended, with what it was after it had moved. `block`: it is about to."""
+    how = os.WEXITED | (0 if block else os.WNOHANG)
+    try:
+        if not block and not os.waitid(os.P_PID, leader, how | os.WNOWAIT):
+            return  # it lives
+        for pid in processes.children_of_self():
+            if pid != leader and processes.session(pid) == leader and not os.waitid(os.P_PID, pid, how):
+                return  # it lives, as another process, so that the number is needed
+        os.waitid(os.P_PID, leader, how)
+    except ChildProcessError:
+        pass  # reaped by who waits for any child; or this is a fork of who started it
+    _children.discard(leader)
 
 
 def _spawned(
