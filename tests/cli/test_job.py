@@ -175,6 +175,16 @@ def test_a_job_that_was_not_ended_is_ended_by_the_next_one(owner: Owner) -> None
     left.close()
 
 
+def test_a_job_with_a_wrong_name_leaves_the_one_before_as_it_is(owner: Owner) -> None:
+    owner.do(BEGIN)
+    first, left = owner.cgroup(), started(owner)
+    owner.do(f"{BEGIN} --name ../x", status=125)
+    assert owner.cgroup() == first
+    assert left.is_alive()
+    owner.do(END)
+    left.close()
+
+
 def test_a_job_within_a_job(owner: Owner) -> None:
     """As of a runner that a job has started: that one's ends first, and the outer one is as it was."""
     owner.do(BEGIN)

@@ -18,7 +18,6 @@ from allgone._backends import cgroup_base, marks
 from allgone._backends.cgroup_containment import CgroupContainment
 from allgone._backends.homes import SUPERVISORS, DirectoryHome
 from allgone._backends.keeper import Keeper
-from allgone._core.names import checked_name
 from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.report import Report
 from allgone._linux import cgroupfs, pidfd, processes
@@ -66,12 +65,12 @@ def _own_folders() -> list[tuple[Mount, str]]:
 
 
 def begin(pid: int, name: str) -> Job:
-    """Begin a job whose owner is process `pid`, which must have started us, if by way of others.
+    """Begin a job called `name` (one that `checked_name()` lets pass). Its owner is process `pid`, which must have
+    started us, if by way of others.
 
-    They all are moved. Raises ValueError for a name or a pid that can't be used, `BackendUnavailable`, `Unsupported`
-    and `PlacementFailed`; then all is as before.
+    They all are moved. Raises ValueError for a pid that can't be used, `BackendUnavailable`, `Unsupported` and
+    `PlacementFailed`; then all is as before.
     """
-    checked_name(name)
     keeper = Keeper(supervisor=pid)
     try:
         with _ancestor(pid) as (owner, line):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from allgone._core.names import printable
+from allgone._core.names import checked_name, printable
 from allgone._core.policy import DEFAULT, StopPolicy
 from allgone._core.report import Report
 from allgone._process import runner_job
@@ -23,6 +23,7 @@ _NAMED = 20  # processes, a line each
 
 def begin(pid: int, name: str) -> int:
     try:
+        checked_name(name)  # before anything is ended
         before = runner_job.current()
         if before is not None and before.owner.pid == pid and before.owner.is_alive():
             report = runner_job.end(before, DEFAULT)
