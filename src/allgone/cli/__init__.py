@@ -12,8 +12,8 @@
     relay          ``allgone up``: output, line by line
     words          processes in a message
     containments   ``allgone ps``, ``kill``, ``stop``, ``gc``
-    metrics        ``allgone metrics``
     doctor         ``allgone doctor``: what this machine can do
+    metrics        ``allgone metrics``
 
 Nothing is imported before it is needed: ``allgone run -- true`` should start fast.
 """
