@@ -14,7 +14,7 @@ NAVIGATION = {
     "Start": ["quick-start", "coming-from-subprocess", "pytest", "async", "procfile", "adapters"],
     "Use": ["see-inside", "limits", "network", "systemd", "kill-modes"],
     "In CI": ["ci/index", "ci/github-actions", "ci/gitlab", "ci/jenkins", "ci/buildkite", "ci/buildbot", "fleet"],
-    "Look up": ["reference", "troubleshooting", "guarantees", "how-it-works", "comparison", "changes"],
+    "Look up": ["reference", "troubleshooting", "guarantees", "how-it-works", "comparison", "performance", "changes"],
     "Develop": ["vm", "systemd-env", "soak", "releasing"],
 }
 ELSEWHERE = {"changes": "CHANGELOG"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -66,7 +66,7 @@ class Cost:
     guard_kb: float  # in all: resident, what is shared with the supervisor included
     supervisor_fds: int  # more than with one
     guard_fds: int
-    killed_s: float  # from the supervisor's SIGKILL until guard and processes are gone
+    killed_s: tuple[float, float]  # from the supervisor's SIGKILL until no process is left, and no directory
     commands_s: dict[str, Took]  # "allgone ps" and so on, as whole processes
 
 
@@ -106,7 +106,7 @@ def _cost(how: str, number: int, folder: str | None) -> Cost:
         guard_kb=guard_kb,
         supervisor_fds=after[2] - before[2],
         guard_fds=guard_fds,
-        killed_s=0.0 if how == "bare" else _after_kill(how, number, folder),
+        killed_s=(0.0, 0.0) if how == "bare" else _after_kill(how, number, folder),
         commands_s=commands,
     )
 
@@ -170,25 +170,22 @@ def _next(holder: subprocess.Popen[str]) -> Took:
     return Took(*map(float, holder.stdout.readline().split()))
 
 
-def _after_kill(how: str, number: int, folder: str | None) -> float:
+def _after_kill(how: str, number: int, folder: str | None) -> tuple[float, float]:
+    """Until no process is left, and until no directory is (0 where there is none)."""
     with _holder(how, number, folder) as holder:
         _next(holder)
-        guards = [os.pidfd_open(pid) for pid in _guards_of(holder.pid)]
         began = perf_counter()
         holder.send_signal(signal.SIGKILL)
         assert holder.stdout is not None
         holder.stdout.read()  # the processes have this pipe as well
-        for each in guards:
-            _wait(each)
-            os.close(each)
-        return perf_counter() - began
+        processes = perf_counter() - began
+        while folder and how == "cgroup" and _has_home(holder.pid, folder):
+            time.sleep(0.01)
+        return processes, perf_counter() - began
 
 
-def _wait(pidfd: int) -> None:
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    if not poller.poll(_WITHIN * 1000):
-        raise RuntimeError(f"the guard has not ended within {_WITHIN} s")
+def _has_home(supervisor: int, folder: str) -> bool:
+    return any(name.startswith(f"allgone-{supervisor}-") for name in os.listdir(folder))
 
 
 def _timed(words: str) -> Took:
@@ -263,7 +260,7 @@ def _line(cost: Cost) -> str:
         str(cost.stop_ms),
         f"{cost.supervisor_kb:.1f}" if cost.number > 1 else "",
         f"{cost.kernel_kb:.0f}" if cost.number >= 1000 else "",  # of fewer it is lost in what others do
-        "" if is_bare else f"{cost.killed_s:.2f}",
+        "" if is_bare else " / ".join(f"{each:.1f}" for each in cost.killed_s),
         *("" if is_bare else str(cost.commands_s[each]) for each in _COMMANDS),
     ]
     return f"| {' | '.join(cells)} |"

@@ -106,19 +106,26 @@ def test_a_wheel_has_the_programs_for_its_machine(wheels: dict[str, Path], archi
 
 def test_wheels_have_the_whole_package_and_differ_in_the_programs_only(wheels: dict[str, Path], commit: str) -> None:
     listed = subprocess.run(
-        ["git", "-C", ROOT, "ls-tree", "-r", "--name-only", commit, "src/allgone"], capture_output=True, text=True
-    )
-    sources = {line.removeprefix("src/") for line in listed.stdout.splitlines()}
+        ["git", "-C", ROOT, "ls-tree", "-r", "--name-only", commit, "src/allgone", "docs/fleet"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    sources = {re.sub("^src/|^docs/fleet/", _in_the_wheel, line) for line in listed.stdout.splitlines()}
     parts = {}
     for architecture, path in wheels.items():
         with zipfile.ZipFile(path) as wheel:
             texts = {name: wheel.read(name) for name in wheel.namelist()}
         own = {name for name in texts if re.search(r"_linux/allgone-|\.dist-info/(WHEEL|RECORD)$", name)}
-        package = {name for name in texts if not name.partition("/")[0].endswith(".dist-info")}
+        package = {
+            re.sub("^[^/]+[.]data/", "", name) for name in texts if not name.partition("/")[0].endswith(".dist-info")
+        }
         assert package - own == sources
         parts[architecture] = {name: text for name, text in texts.items() if name not in own}
     assert parts["x86_64"] == parts["aarch64"] == parts["riscv64"]
     assert any(name.endswith("licenses/LICENSE") for name in parts["x86_64"])
+
+
+def _in_the_wheel(found: re.Match[str]) -> str:
+    return "" if found[0] == "src/" else "data/share/allgone/"
 
 
 @pytest.mark.parametrize("architecture", MACHINES)

@@ -124,6 +124,22 @@ def test_what_was_left_is_gone_when_the_timer_has_fired_and_nothing_else(install
     installed.systemctl("stop", f"{unit}.timer")
 
 
+def test_a_user_without_root_has_a_timer_as_the_page_says(installed: Environment) -> None:
+    page = (CHECKOUT / "docs/fleet.md").read_text(encoding="utf-8")
+    (line,) = [line.strip() for line in page.splitlines() if line.startswith("    systemd-run --user")]
+    words = [*line.replace("5min", "1ms").split()]
+    words.insert(2, "--timer-property=AccuracySec=1ms")
+    with installed.start_python(LEAVES, f"job-{os.urandom(4).hex()}", place=USER_SESSION) as process:
+        try:
+            assert line_of(process) == "left"
+            installed.run(*words, place=USER_SESSION)
+            assert line_of(process) == "gone"
+        finally:
+            out, err = process.communicate("now\n", timeout=PATIENCE)
+            installed.systemctl("stop", "allgone-gc.timer", user="alice")
+        assert out == "live -15\n", err
+
+
 def test_root_counts_what_it_swept_and_a_user_that_may_not_is_told_so(installed: Environment) -> None:
     text = installed.sh("allgone", "metrics", "--format", "prometheus", "--counters", "/run/allgone")
     counted = 'allgone_stops_total{backend="cgroup",uid="0",by="janitor"} '

@@ -13,8 +13,8 @@
     words          processes in a message
     containments   ``allgone ps``, ``kill``, ``stop``, ``gc``
     runner_job     ``allgone job``
-    metrics        ``allgone metrics``
     doctor         ``allgone doctor``: what this machine can do
+    metrics        ``allgone metrics``
 
 Nothing is imported before it is needed: ``allgone run -- true`` should start fast.
 """

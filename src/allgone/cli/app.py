@@ -251,6 +251,25 @@ def ps(as_json: bool, tree: bool) -> int:
     return containments.ps(as_json=as_json, tree=tree)
 
 
+@allgone.command(short_help="Print metrics for Prometheus.")
+@click.option("--output", metavar="FILE", help="Put them into this file, all at once, instead of printing them.")
+@click.option(
+    "--format",
+    type=click.Choice(["openmetrics", "prometheus"]),
+    default="openmetrics",
+    show_default=True,
+    help="The second is for node_exporter's textfile collector.",
+)
+@click.option("--counters", metavar="DIR", envvar="ALLGONE_METRICS", help="Where ends are counted.")
+def metrics(output: str | None, format: Format, counters: str | None) -> int:
+    """Print how many containments there are on this machine that you may see, and what they use; and, where ends are
+    counted (ALLGONE_METRICS), how many were stopped, how, and how long that took.
+    """
+    from allgone.cli import metrics as numbers
+
+    return numbers.run(output=output, format=format, folder=counters)
+
+
 @allgone.command(short_help="Watch them live, with keys to stop, kill and freeze.")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option(
@@ -362,25 +381,6 @@ def end(**given: Any) -> int:
         kill_signal=given["kill_signal"], send_sighup=given["send_sighup"], timeout_stop=given["timeout_stop"]
     )
     return runner_job.end(policy, given["reports"], given["log"], fail=given["fail_on_leftovers"])
-
-
-@allgone.command(short_help="Print metrics for Prometheus.")
-@click.option("--output", metavar="FILE", help="Put them into this file, all at once, instead of printing them.")
-@click.option(
-    "--format",
-    type=click.Choice(["openmetrics", "prometheus"]),
-    default="openmetrics",
-    show_default=True,
-    help="The second is for node_exporter's textfile collector.",
-)
-@click.option("--counters", metavar="DIR", envvar="ALLGONE_METRICS", help="Where ends are counted.")
-def metrics(output: str | None, format: Format, counters: str | None) -> int:
-    """Print how many containments there are on this machine that you may see, and what they use; and, where ends are
-    counted (ALLGONE_METRICS), how many were stopped, how, and how long that took.
-    """
-    from allgone.cli import metrics as numbers
-
-    return numbers.run(output=output, format=format, folder=counters)
 
 
 def main(args: Sequence[str] | None) -> int:
