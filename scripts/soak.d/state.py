@@ -76,7 +76,7 @@ class Watched:
         """All of it is gone, now. But for a process group's daemons: the report names them, and they are ended here."""
         poller = select.poll()
         poller.register(self._reader, select.POLLIN)
-        until = time.monotonic() + (READY_WITHIN if self._soak.kind == "process-group" else 0)
+        until = time.monotonic() + (READY_WITHIN if self._escaped in self._words else 0)
         while not poller.poll(0):
             assert time.monotonic() < until, f"{self._words} has survived: {report}"
             self._end_escapee({each.pid for each in report.escapees})
