@@ -114,7 +114,7 @@ NOT_STARTED = (allgone.PlacementFailed, allgone.SystemdError, allgone.BackendUna
 
 def _scope_was_lost(e: Exception) -> bool:
     """Whether that came of the end of a scope's first process, which chaos has killed while that was made."""
-    return ".scope/" in str(e) or "Process with ID" in str(e)
+    return ".scope" in str(e) or "Process with ID" in str(e)
 
 
 def _is_in_our_cgroup(pid: int) -> bool:
