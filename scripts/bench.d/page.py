@@ -19,8 +19,8 @@ def page(
 ) -> str:
     return f"""# Performance
 
-Written by `{COMMAND}`, which measures it all anew; no number here is typed. On another machine other numbers come
-out, and ratios that are much the same.
+Written by `{COMMAND}`, which measures all of it anew; no number here is typed.
+On another machine other numbers come out, and ratios that are much the same.
 
 ## Where and when
 

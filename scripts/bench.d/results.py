@@ -175,6 +175,10 @@ def markdown(all_rows: Sequence[Row], left: Mapping[tuple[str, str], int]) -> st
 def _title(what: str) -> str:
     if what.startswith("kill "):
         return f"kill {int(what[5:]):,} process{'es' if what != 'kill 1' else ''}"
+    if what.startswith("query among "):
+        return f"whose is a listening socket: {what} others"
+    if what.startswith("SIGKILL to "):
+        return f"{what}, until its processes are gone"
     return _TITLES.get(what, f"start and stop `sleep 1000`, {what}")
 
 

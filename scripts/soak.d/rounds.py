@@ -51,6 +51,7 @@ class Round:
         self._sabotage = sabotage
         self._runs: list[Run] = []
         self._order = itertools.count()
+        self._paused: set[Run] = set()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self.found = Found()
         self.pressure = self._chance.choice(pressure.KINDS)
@@ -137,9 +138,9 @@ class Round:
                         self._start()
                 elif each.fate and not each.has_answered:
                     self._tell(each)
-        for _, _, event in sorted(self._events):  # those who were to go on, above all
-            event()
-        self._events.clear()
+        self._events.clear()  # what comes too late would meet who is at rest
+        for each in self._paused:
+            self._go_on(each)
 
     def _tell(self, run: Run) -> None:
         left = max(0.0, self._until - time.monotonic())
@@ -173,6 +174,7 @@ class Round:
     def _pause(self, run: Run, send: Callable[[int], object]) -> None:
         if run.process.poll() is None:
             self.found.chaos["paused"] += 1
+            self._paused.add(run)
             send(signal.SIGSTOP)
 
     def _go_on(self, run: Run) -> None:
@@ -261,11 +263,15 @@ class Round:
         run.escapees = 0
         if run.guard_was_killed and (self._others(run, _GUARD_TAKES) or self._unused(run)):
             self._sweep(run)  # what it has forked has a guard, too, which may have been killed after that fork's end
-            run.guard_was_killed = False
         self.found.survivors += [f"{run}, at rest: {each}" for each in self._others(run, GRACE)]
         self.found.leaks += [f"{run}, at rest: cgroup {each}" for each in self._unused(run)]
         zombies = truth.zombies(run.process.pid)
+        if run.guard_was_killed and not truth.guards(
+            run.room.folder
+        ):  # just now: the next start finds out, and reaps it
+            zombies = [each for each in zombies if truth.stat(each)[:1] != ["allgone-guard"]]
         self.found.leaks += [f"{run}, at rest: zombie {each} {truth.stat(each)[:1]}" for each in zombies]
+        run.guard_was_killed = False
 
     def _others(self, run: Run, seconds: float) -> list[truth.Living]:
         """Who lives in its room, but itself and one guard; those who are about to end have some time for that."""

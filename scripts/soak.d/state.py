@@ -76,7 +76,7 @@ class Watched:
         """All of it is gone, now. But for a process group's daemons: the report names them, and they are ended here."""
         poller = select.poll()
         poller.register(self._reader, select.POLLIN)
-        until = time.monotonic() + (READY_WITHIN if self._soak.kind == "process-group" else 0)
+        until = time.monotonic() + (READY_WITHIN if self._escaped in self._words else 0)
         while not poller.poll(0):
             assert time.monotonic() < until, f"{self._words} has survived: {report}"
             self._end_escapee({each.pid for each in report.escapees})
@@ -114,7 +114,7 @@ NOT_STARTED = (allgone.PlacementFailed, allgone.SystemdError, allgone.BackendUna
 
 def _scope_was_lost(e: Exception) -> bool:
     """Whether that came of the end of a scope's first process, which chaos has killed while that was made."""
-    return ".scope/" in str(e) or "Process with ID" in str(e)
+    return ".scope" in str(e) or "Process with ID" in str(e)
 
 
 def _is_in_our_cgroup(pid: int) -> bool:

@@ -45,7 +45,7 @@ def test_a_stop_that_kills_nothing_is_found(cgroup_base: str) -> None:
         assert soak.stdout is not None
         said = soak.stdout.read()
     assert soak.returncode == 1, said
-    assert re.search(r"survivors: .* has survived", said), said
+    assert re.search(r"survivors: .* has survived", said, re.DOTALL), said
     assert "FAILED; again, in the same place: scripts/soak --seed" in said
 
 

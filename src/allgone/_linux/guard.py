@@ -134,35 +134,6 @@ class Guard:
             pass
 
 
-# Guards that are children of ours after all: this process is a subreaper, or PID 1. Until they are reaped their numbers
-# stay theirs; each is that of the session that it leads.
-_children: set[int] = set()
-
-
-def _note_if_child(pid: int) -> None:
-    """To be called while it lives, and what gave birth to it is reaped."""
-    try:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:  # init's, as it should be
-        return
-    _children.add(pid)
-
-
-def _reap(leader: int, *, block: bool) -> None:
-    """Have the kernel forget one that has ended, with what it was after it had moved. `block`: it is about to."""
-    how = os.WEXITED | (0 if block else os.WNOHANG)
-    try:
-        if not block and not os.waitid(os.P_PID, leader, how | os.WNOWAIT):
-            return  # it lives
-        for pid in processes.children_of_self():
-            if pid != leader and processes.session(pid) == leader and not os.waitid(os.P_PID, pid, how):
-                return  # it lives, as another process, so that the number is needed
-        os.waitid(os.P_PID, leader, how)
-    except ChildProcessError:
-        pass  # reaped by who waits for any child; or this is a fork of who started it
-    _children.discard(leader)
-
-
 def _spawned(
     reader: int, watched: int, register: int | None, own: str, program: Sequence[str], supervisor: int
 ) -> tuple[int, int]:
@@ -193,3 +164,32 @@ def _spawned(
     finally:
         os.close(writer)
     return parent, status
+
+
+# Guards that are children of ours after all: this process is a subreaper, or PID 1. Until they are reaped their numbers
+# stay theirs; each is that of the session that it leads.
+_children: set[int] = set()
+
+
+def _note_if_child(pid: int) -> None:
+    """To be called while it lives, and what gave birth to it is reaped."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # init's, as it should be
+        return
+    _children.add(pid)
+
+
+def _reap(leader: int, *, block: bool) -> None:
+    """Have the kernel forget one that has ended, with what it was after it had moved. `block`: it is about to."""
+    how = os.WEXITED | (0 if block else os.WNOHANG)
+    try:
+        if not block and not os.waitid(os.P_PID, leader, how | os.WNOWAIT):
+            return  # it lives
+        for pid in processes.children_of_self():
+            if pid != leader and processes.session(pid) == leader and not os.waitid(os.P_PID, pid, how):
+                return  # it lives, as another process, so that the number is needed
+        os.waitid(os.P_PID, leader, how)
+    except ChildProcessError:
+        pass  # reaped by who waits for any child; or this is a fork of who started it
+    _children.discard(leader)
