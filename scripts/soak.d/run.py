@@ -18,7 +18,8 @@ _SUPERVISOR = str(Path(__file__).with_name("supervisor.py"))
 FATES = {"end": 4, "term": 2, "int": 2, "kill": 5, "guard": 2, "guard, later kill": 2, "both": 3}
 _FATES_WITH_SYSTEMD = {"unit": 2}
 _LAST_OPERATIONS = 25
-_REEXECUTED = "Connection reset by peer"  # what systemd-run says, where systemd was re-executed just then
+# What systemd-run says, where systemd was re-executed just then.
+_REEXECUTED = ("Failed to wait for response: ", "Failed to start transient scope unit: ")
 
 
 def chosen_fate(chance: random.Random, *, systemd: bool) -> str:
@@ -101,7 +102,7 @@ class Run:
         """What it died of, other than what the soak did to it; "" if nothing."""
         status = self.process.returncode
         said = self._text("errors")
-        if not self.is_up and _REEXECUTED in said:
+        if not self.is_up and said.startswith(_REEXECUTED):
             return ""
         ways = {"term": "SystemExit", "unit": "SystemExit", "int": "KeyboardInterrupt"}
         if self.was_ended and (status in (0, -9, -15, 143, -2, 130) or ways.get(self.fate, "\0") in said):

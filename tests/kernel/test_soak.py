@@ -16,7 +16,7 @@ SOON = ["--round", "4", "--supervisors", "2", "--memory", "32"]
 FAULTS = {
     "guard": (0.5, r"survivors: .* \(cgroup, kill, .*: pid"),
     "fd": (0.5, r"leaks: .* more fds open on /dev/null than after its first round"),
-    "memory": (5.0, r"leaks: .* grew by [0-9.]+ MB"),
+    "memory": (6.0, r"leaks: .* grew by [0-9.]+ MB"),
     "cgroup": (0.1, r"leaks: .*/left"),
     "zombie": (0.1, r"leaks: .*, at rest: zombie"),
 }
@@ -49,7 +49,7 @@ def test_a_stop_that_kills_nothing_is_found(cgroup_base: str) -> None:
     assert "FAILED; again, in the same place: scripts/soak --seed" in said
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_it_finds_what_is_wrong(fault: str, cgroup_base: str, request: pytest.FixtureRequest) -> None:
     if not request.config.getoption("--run-slow"):
