@@ -171,7 +171,8 @@ def test_a_scope_of_its_own_and_a_network_of_its_own_go_together(environment: En
     code = (
         SHOW
         + """
-    import allgone, os, socket
+    import allgone, ctypes, os, socket
+    assert ctypes.CDLL(None).unshare(0x40000000) == 0  # CLONE_NEWNET, for other tests make interfaces meanwhile
     before = socket.if_nameindex()
     with allgone.Popen(["sleep", "1000"], unit="net.scope", network="veth") as child:
         assert os.readlink(f"/proc/{child.pid}/ns/net") != os.readlink("/proc/self/ns/net")
