@@ -166,8 +166,8 @@ def test_a_manager_kills_a_unit_and_forgets_that_it_failed(environment: Environm
     environment.run_python(code, place=place, seconds=30)
 
 
-def test_a_scope_of_its_own_and_a_network_of_its_own_go_together(environment: Environment) -> None:
-    place = Place("where nobody else makes interfaces", before=("unshare", "--net"))
+@pytest.mark.parametrize("place", [ROOT_SERVICE], ids=str)
+def test_a_scope_of_its_own_and_a_network_of_its_own_go_together(environment: Environment, place: Place) -> None:
     code = (
         SHOW
         + """
