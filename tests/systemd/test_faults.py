@@ -181,11 +181,13 @@ def test_a_connection_that_breaks_when_a_scope_was_asked_for(
 
 
 @BOTH
-def test_two_hundred_children_start_and_stop_while_systemd_re_executes_itself(
-    shaken: Environment, place: Place
+def test_many_children_start_and_stop_while_systemd_re_executes_itself(
+    shaken: Environment, place: Place, pytestconfig: pytest.Config
 ) -> None:
-    code = """
+    many = 200 if pytestconfig.getoption("--run-slow") else 60
+    code = f"""
         import allgone, os, subprocess, sys, threading
+        many = {many}
         user = ["--user"] if os.getuid() else []
         done, rounds = threading.Event(), 0
         def again():
@@ -197,8 +199,8 @@ def test_two_hundred_children_start_and_stop_while_systemd_re_executes_itself(
         thread = threading.Thread(target=again)
         thread.start()
         try:
-            for n in range(200):
-                with allgone.Popen(["sleep", "1000"], **({"unit": f"busy{n % 3}.scope"} if n % 4 == 0 else {"backend": "cgroup"})) as child:
+            for n in range(many):
+                with allgone.Popen(["sleep", "1000"], **({{"unit": f"busy{{n % 3}}.scope"}} if n % 4 == 0 else {{"backend": "cgroup"}})) as child:
                     report = child.stop()
                 assert report.returncode == -15, report
         finally:
