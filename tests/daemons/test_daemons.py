@@ -155,7 +155,7 @@ def test_nothing_is_left_by_the_command(
     if by == "cgroup":
         request.getfixturevalue("cgroup_base")
     report = tmp_path / "report.json"
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if request.config.getoption("--run-slow") else min(ROUNDS, 5)):
         command = [sys.executable, "-m", "allgone", "run", "--backend", by, "--timeout-stop", "5s"]
         script = '"$@" & read line'
         job = subprocess.Popen(
