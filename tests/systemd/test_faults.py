@@ -237,3 +237,29 @@ def test_nothing_stays_open_after_a_hundred_children(environment: Environment, p
         assert after == before, (before, after)
     """
     environment.run_python(code, place=place)
+
+
+@BOTH
+def test_a_scope_whose_first_process_is_killed_before_it_is_entered_is_an_error_that_says_so(
+    environment: Environment, place: Place
+) -> None:
+    code = """
+        import allgone, os, select, signal
+        from allgone._backends.homes import ScopeHome
+        where = ScopeHome._directory_of
+        def too_late(self, path, pid):
+            fd = os.pidfd_open(pid)
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            select.select([fd], [], [])
+            return where(self, path, pid)
+        ScopeHome._directory_of = too_late
+        try:
+            allgone.run(["true"], unit="ended.scope")
+        except allgone.SystemdError as e:
+            assert "ended.scope has ended while it was made" in str(e), e
+        else:
+            raise AssertionError("nothing was said")
+        ScopeHome._directory_of = where
+        allgone.run(["true"], unit="again.scope", check=True)
+    """
+    environment.run_python(code, place=place)

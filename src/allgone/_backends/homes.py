@@ -27,6 +27,7 @@ from allgone.errors import PlacementFailed, SystemdError
 SUPERVISORS = "allgone.supervisors"
 _OOM_POLICY_OF_SCOPES = 253  # the first systemd that has it
 _ANCHOR_ENDS_WITHIN = 1.0  # seconds
+_FAILED = "org.freedesktop.systemd1.JobFailed"  # what systemd calls it
 _MOVED_WITHIN = 0.5  # seconds from the end of who has asked systemd for that
 _MOVED_LATE_WITHIN = 30.0  # the same, of a systemd that is slow, or stands still
 _KILLED_WITH_IT = 0.05  # seconds from the end of a process to that of the anchor, which was sent SIGKILL as well
@@ -161,8 +162,12 @@ class ScopeHome:
             marks.note_owner(self.folder)
             if keeper and self._number is not None:
                 keeper.made(self._number, self.folder, with_guard=self._is_guard)
-        except BaseException:  # Ctrl-C as well: the anchor would keep the scope
+        except BaseException as e:  # Ctrl-C as well: the anchor would keep the scope
             self._leave()
+            if isinstance(e, OSError) and e.errno in (errno.ENOENT, errno.ESRCH, errno.ENODEV):
+                raise SystemdError(
+                    f"{unit.name} has ended while it was made: it was stopped, or its first process killed", _FAILED
+                ) from e
             raise
 
     def _started(self, manager: Manager, unit: Unit, properties: Mapping[str, object]) -> str:
@@ -187,9 +192,7 @@ class ScopeHome:
         found = cgroupfs.own_cgroup(os.fsdecode(cgroupfs.read(f"/proc/{pid}/cgroup")))
         folder = cgroupfs.directory(self.mount, path)
         if found != path or folder is None:
-            raise SystemdError(
-                f"{self.unit} is said to be {path}, and its process is in {found}", "org.freedesktop.systemd1.JobFailed"
-            )
+            raise SystemdError(f"{self.unit} is said to be {path}, and its process is in {found}", _FAILED)
         return folder
 
     def must_admit(self) -> None:
