@@ -37,15 +37,7 @@ def tree(folder: str) -> list[str]:
 
 def pids(folder: str) -> list[int]:
     """All processes in it and below it."""
-    found: list[int] = []
-    for each in tree(folder):
-        try:
-            with open(each + "/cgroup.procs", encoding="ascii") as f:
-                found += map(int, f.read().split())
-        except OSError as e:
-            if e.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
-                raise
-    return found
+    return [pid for each in tree(folder) for pid in pids_of(each)]
 
 
 def is_populated(folder: str) -> bool:

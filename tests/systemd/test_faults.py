@@ -261,5 +261,14 @@ def test_a_scope_whose_first_process_is_killed_before_it_is_entered_is_an_error_
             raise AssertionError("nothing was said")
         ScopeHome._directory_of = where
         allgone.run(["true"], unit="again.scope", check=True)
+        def nothing_to_start(*_):
+            raise FileNotFoundError(2, "no guard")
+        ScopeHome._started = nothing_to_start
+        try:
+            allgone.run(["true"], unit="never.scope")
+        except FileNotFoundError as e:
+            assert "no guard" in str(e), e
+        else:
+            raise AssertionError("it was started")
     """
     environment.run_python(code, place=place)

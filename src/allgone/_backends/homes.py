@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 from allgone._backends import marks
@@ -153,21 +154,18 @@ class ScopeHome:
         try:
             pid = self._anchor.pid
             path = self._started(manager, unit, properties)
-            self.folder = self.top = self._directory_of(path, pid)
-            if keeper:
-                self._number = keeper.expect(self.folder)
-            os.mkdir(self.folder + "/guard")
-            cgroupfs.write(self.folder + "/guard/cgroup.procs", str(pid).encode())
-            self._lock = _locked(self.folder)
-            marks.note_owner(self.folder)
-            if keeper and self._number is not None:
-                keeper.made(self._number, self.folder, with_guard=self._is_guard)
-        except BaseException as e:  # Ctrl-C as well: the anchor would keep the scope
+            with _still_there(unit.name):
+                self.folder = self.top = self._directory_of(path, pid)
+                if keeper:
+                    self._number = keeper.expect(self.folder)
+                os.mkdir(self.folder + "/guard")
+                cgroupfs.write(self.folder + "/guard/cgroup.procs", str(pid).encode())
+                self._lock = _locked(self.folder)
+                marks.note_owner(self.folder)
+                if keeper and self._number is not None:
+                    keeper.made(self._number, self.folder, with_guard=self._is_guard)
+        except BaseException:  # Ctrl-C as well: the anchor would keep the scope
             self._leave()
-            if isinstance(e, OSError) and e.errno in (errno.ENOENT, errno.ESRCH, errno.ENODEV):
-                raise SystemdError(
-                    f"{unit.name} has ended while it was made: it was stopped, or its first process killed", _FAILED
-                ) from e
             raise
 
     def _started(self, manager: Manager, unit: Unit, properties: Mapping[str, object]) -> str:
@@ -274,6 +272,18 @@ def _debug(e: Exception) -> None:
     import logging  # a few milliseconds, for what hardly ever happens
 
     logging.getLogger("allgone").debug("%s", e)
+
+
+@contextmanager
+def _still_there(scope: str) -> Iterator[None]:
+    """Systemd has made it; its directory and its first process may go at any moment."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in (errno.ENOENT, errno.ESRCH, errno.ENODEV):
+            raise
+        message = f"{scope} has ended while it was made: it was stopped, or its first process killed"
+        raise SystemdError(message, _FAILED) from e
 
 
 def _locked(folder: str) -> int:

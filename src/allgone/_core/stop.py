@@ -19,8 +19,8 @@ from allgone.errors import StopTimeout
 
 KILL_TIMEOUT = 15.0  # seconds in which, after SIGKILL, none of them ends before the stop gives up, loudly
 KILL_AGAIN = 0.02  # seconds without progress after which SIGKILL is sent again, and one by one
-_MOST_NAMED = 20
 REMOVE_AGAIN = 0.002  # seconds between two attempts at removal: EBUSY lasts 5-15 ms after a kill, and has no event
+_MOST_NAMED = 20  # survivors, in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ class Stop:
         if len(survivors) > _MOST_NAMED:
             who += f" and {len(survivors) - _MOST_NAMED} more"
         return StopTimeout(
-            f"{self._containment.name}: SIGKILL was sent, yet after {KILL_TIMEOUT:g} s these are alive: {who}. "
+            f"{self._containment.name}: SIGKILL was sent, yet in {KILL_TIMEOUT:g} s none of these has ended: {who}. "
             "A process in uninterruptible sleep (state D) dies when its system call returns; "
             f"look at /proc/PID/wchan and at {self._containment.where()}",
             survivors,
