@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dis
+import functools
+import itertools
 import os
+import select
 import signal
+import subprocess
 import sys
 import time
+import types
 import warnings
 
 import pytest
@@ -219,3 +225,86 @@ def test_a_third_ctrl_c_in_the_kill_does_not_leave_it_half_done(backend: Backend
         supervisor.lines.wait_for("interrupted")
         assert supervisor.lines.wait_for("stopped") == "stopped -9 0"
         supervisor.succeeds()
+
+
+def at_every_step_of_a_start(options: dict, args: list[str]) -> None:
+    """Ctrl-C wherever CPython acts on one, once there is a child: when a call returns, and when a function begins.
+
+    Not before the command has children of its own: a busy machine may well let the supervisor wait for so long.
+    """
+    calls = ("CALL", "CALL_KW", "CALL_METHOD", "CALL_FUNCTION", "CALL_FUNCTION_KW", "CALL_FUNCTION_EX")
+    watched = (os.path.dirname(allgone.__file__), subprocess.__file__)
+    owner, name = (subprocess, "_fork_exec")
+    if sys.version_info < (3, 11):
+        owner, name = (subprocess._posixsubprocess, "fork_exec")
+    fork_exec = getattr(owner, name)
+
+    @functools.cache
+    def returns(code: types.CodeType) -> set[int]:
+        steps = list(dis.get_instructions(code))
+        return {after.offset for step, after in itertools.pairwise(steps) if step.opname in calls}
+
+    class Start:
+        """One that is interrupted at its Nth step."""
+
+        def __init__(self, nth: int) -> None:
+            self.left = nth
+            self.has_forked = False
+            self.reader, self.writer = os.pipe()
+
+        def fork_exec(self, *arguments: object) -> int:
+            pid = fork_exec(*arguments)
+            self.has_forked = True
+            return pid
+
+        def traced(self, frame: types.FrameType, event: str, argument: object) -> object:
+            if not frame.f_code.co_filename.startswith(watched):
+                return None
+            frame.f_trace_opcodes = True
+            is_step = event == "call" or (event == "opcode" and frame.f_lasti in returns(frame.f_code))
+            self.left -= is_step and self.has_forked
+            if self.left < 0:
+                sys.settrace(None)
+                self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                assert select.select([self.reader], [], [], 10)[0], self.where
+                raise KeyboardInterrupt
+            return self.traced
+
+        def go_through(self) -> None:
+            setattr(owner, name, self.fork_exec)
+            sys.settrace(self.traced)
+            try:
+                process = allgone.Popen(args, stdout=self.writer, **options)
+            except KeyboardInterrupt:
+                pass
+            else:
+                sys.settrace(None)
+                process.stop()  # there were fewer steps, or it came in a __del__(), which it does not leave
+            finally:
+                sys.settrace(None)
+                os.close(self.writer)
+
+        def leaves_nothing(self) -> bool:
+            while select.select([self.reader], [], [], 10)[0]:
+                if not os.read(self.reader, 100):
+                    return True
+            return False
+
+    allgone.run(["true"], **options)  # the guard is there, and where cgroups can be made is known
+    for nth in itertools.count():
+        start = Start(nth)
+        start.go_through()
+        if start.left >= 0:
+            break
+        assert start.leaves_nothing(), start.where
+        os.close(start.reader)
+    say("steps", nth)
+
+
+def test_a_ctrl_c_at_any_step_of_a_start_leaves_nothing(backend: BackendUnderTest) -> None:
+    args = ["sh", "-c", "sleep 100 & sleep 100 & echo up; wait"]
+    with Supervisor(
+        at_every_step_of_a_start, backend, args, before="import dis, functools, itertools, select, types"
+    ) as it:
+        it.succeeds()
+        assert int(it.lines.wait_for("steps").split()[1]) > 30

@@ -298,14 +298,11 @@ def not_entered(below: str, code: int) -> BackendUnavailable:
 def _enter(folder: str) -> int | None:
     """The errno of a launcher whose command was to be born there; None if it was."""
     reader, writer = fds.pipe()
-    cgroup = None
     try:
-        cgroup = fds.above_stdio(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        with launcher.prefix(status=writer, cgroup=cgroup) as before:
-            command = [*before.argv, "/", "/"]  # a directory can't be executed: the launcher enters, and ends
-            child = Popen(command, executable=before.executable, pass_fds=before.pass_fds)
-        os.close(writer)
-        writer = -1
+        try:
+            child = _launched(folder, writer)
+        finally:
+            os.close(writer)
         failure, born = launcher.outcome(reader)
         child.wait()
         if born is not None:
@@ -313,12 +310,20 @@ def _enter(folder: str) -> int | None:
     except OSError as e:
         return e.errno
     finally:
-        for fd in (reader, writer, cgroup):
-            if fd is not None and fd >= 0:
-                os.close(fd)
+        os.close(reader)
     if failure is None:
         return errno.ECHILD  # killed before it could report
     return failure.error if failure.stage == launcher.ENTER else None
+
+
+def _launched(folder: str, status: int) -> Popen[bytes]:
+    cgroup = fds.above_stdio(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    try:
+        with launcher.prefix(status=status, cgroup=cgroup) as before:
+            command = [*before.argv, "/", "/"]  # a directory can't be executed: the launcher enters, and ends
+            return Popen(command, executable=before.executable, pass_fds=before.pass_fds)
+    finally:
+        os.close(cgroup)
 
 
 _REMEDIES = {

@@ -59,6 +59,7 @@ class ProcessGroupContainment:
         self._session = session
         self._tag = processes.new_tag()
         self._leaders: dict[int, Leader] = {}
+        self._is_starting = False  # until it is known who the leader is, all that have the tag are members
         self._inner: list[ProcessGroupContainment] = []
         self._adopted: list[Spent] = []  # the sum of what orphans had used, if any
         self._own = ExitStack()
@@ -99,6 +100,7 @@ class ProcessGroupContainment:
             restore_signals=restore_signals,
             other_user=other_user,
         ) as before:
+            self._is_starting = True
             yield Command(
                 argv=launcher.with_command(before, executable, argv),
                 executable=before.executable,
@@ -116,6 +118,7 @@ class ProcessGroupContainment:
 
     def born(self, leader: Leader) -> None:
         self._leaders[leader.pid] = leader
+        self._is_starting = False
         leader.counted = True
         if self._keeper:
             self._keeper.change_group(self._number, self._entry(leader.pid))
@@ -148,7 +151,7 @@ class ProcessGroupContainment:
         sid = processes.session(pid) if self._session else None
         if sid is not None and sid in self._leaders and self._leaders[sid].holds_its_number():
             return True
-        return (sid in self._leaders or self._sweep) and self._is_tagged(pid)
+        return (sid in self._leaders or self._sweep or self._is_starting) and self._is_tagged(pid)
 
     def _is_tagged(self, pid: int) -> bool:
         found = processes.limits(pid)
@@ -168,7 +171,7 @@ class ProcessGroupContainment:
         return own.union(*(inner.escapees() for inner in self._inner))
 
     def _is_inside(self, pid: int) -> bool:
-        return not self._session or processes.session(pid) in self._leaders
+        return not self._session or self._is_starting or processes.session(pid) in self._leaders
 
     def signal(self, *signums: int) -> frozenset[int]:
         reached: set[int] = set()

@@ -116,9 +116,14 @@ def stop(
 
 
 def _kill(containment: Containment, leaders: Sequence[Leader], policy: StopPolicy) -> None:
-    for _ in range(100):  # somebody leans on Ctrl-C: the kill takes milliseconds, and is what that asks for
+    despite_ctrl_c(lambda: run(Stop(containment, leaders, policy.at_once()).steps()))
+
+
+def despite_ctrl_c(do: Callable[[], object]) -> None:
+    """What takes milliseconds, and is what a Ctrl-C asks for: begun again should another one interrupt it."""
+    for _ in range(100):  # somebody leans on it
         try:
-            run(Stop(containment, leaders, policy.at_once()).steps())
+            do()
         except KeyboardInterrupt:
             continue
         return
@@ -212,12 +217,7 @@ for _ in range(3):  # a Ctrl-C that comes just as it is entered is raised in it,
 
 def _ignore_ctrl_c() -> None:
     """It can't end what is ending, and must not interrupt the kill."""
-    for _ in range(100):  # one that came before is raised by this very call
-        try:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        except KeyboardInterrupt:
-            continue
-        return
+    despite_ctrl_c(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))  # one that came before is raised by this call
 
 
 def _stop_at_the_end_of_a_worker() -> None:

@@ -46,6 +46,9 @@ class Forked(Popen):
             finally:
                 os.close(writer)
             error = self._told(reader)
+        except BaseException:
+            self._let_it_enter(reader)
+            raise
         finally:
             os.close(reader)
         if error:

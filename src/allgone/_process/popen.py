@@ -24,7 +24,7 @@ from allgone._core.limits import Limits, check_limits
 from allgone._core.policy import DEFAULT, StopPolicy, policy_or
 from allgone._core.report import Report
 from allgone._core.stop import Wait
-from allgone._linux import fds, launcher
+from allgone._linux import fds, launcher, processes
 from allgone._linux.pidfd import Child
 from allgone._process import activation, driver, failures, reporting, sampling, tracing
 from allgone._process.communicate import Exchange
@@ -175,6 +175,9 @@ class Popen(Stoppable, Freezable, Networked, subprocess.Popen[Any]):
             finally:
                 os.close(writer)
             launch = launcher.outcome(reader)
+        except BaseException:
+            self._let_it_enter(reader)
+            raise
         finally:
             os.close(reader)
         if launch.born is not None:
@@ -200,6 +203,11 @@ class Popen(Stoppable, Freezable, Networked, subprocess.Popen[Any]):
         if self.pid is not None:  # None where a subclass or a test has replaced the spawning
             self._adopt()
 
+    @staticmethod
+    def _let_it_enter(status: int) -> None:
+        """After a start that was interrupted: what may be about to enter the containment has done so, or has failed."""
+        driver.despite_ctrl_c(functools.partial(launcher.outcome, status))
+
     def _discard(self) -> None:
         """After a failed start: nothing was run, or it is killed now; nothing stays open."""
         if self._child is None and getattr(self, "pid", None) and self.returncode is None:
@@ -207,15 +215,17 @@ class Popen(Stoppable, Freezable, Networked, subprocess.Popen[Any]):
         if self._child is not None:
             self.close_streams()
         members = self._containment.members()
-        driver.stop(self._containment, self._leaders(), self._policy.at_once())
+        if self._child is None:  # interrupted in the fork: perhaps there is one, and nobody knows its pid
+            members |= {pid for pid in processes.children_of_self() if self._containment.holds(pid)}
+        driver.stop(self._containment, self._leaders(), StopPolicy(timeout_stop=0.0))
         self._containment.close()
         driver.forget(self._containment)
         if self._sampler is not None:
             self._sampler.stop()
         if self._child is not None:
             self._notice_end(block=True)
-        for pid in members:  # a leader just born, whose pid nobody lived to report, is a child of ours as well
-            Child(pid).reap()
+        for pid in members:  # a leader whose pid nobody lived to report is a child of ours as well
+            Child(pid).reap(block=True)
 
     def _adopt(self) -> None:
         self._child = Child(self.pid)
