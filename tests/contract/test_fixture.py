@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -157,6 +158,27 @@ def test_output_that_comes_while_the_body_runs_is_kept(backend: BackendUnderTest
         process.wait(30)
     assert process.output().endswith("xend")
     assert len(process.output()) == 1_000_003
+
+
+def test_output_is_kept_as_soon_as_it_is_written(backend: BackendUnderTest) -> None:
+    """Though a thread reads it, which has its own time."""
+    reader, writer = os.pipe()
+    script = f"while read word; do echo $word; echo $word >/dev/fd/{writer}; done"
+    with fixture(
+        backend,
+        ["sh", "-c", script],
+        ready=lambda: True,
+        stdin=allgone.PIPE,
+        output=allgone.capture(),
+        pass_fds=(writer,),
+    ) as process:
+        for n in range(200):
+            process.stdin.write(b"%d\n" % n)
+            process.stdin.flush()
+            assert os.read(reader, 10) == b"%d\n" % n
+            assert process.output().endswith(f"{n}\n")
+    os.close(reader)
+    os.close(writer)
 
 
 @pytest.mark.parametrize(

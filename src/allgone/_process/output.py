@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from allgone._linux import fds
 
 _TAIL = 4096  # bytes of output that an error shows
-_CHUNK = 1 << 16
+_CHUNK = 1 << 16  # bytes: all that a pipe holds (pipe(7))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,8 @@ class FileOutput(Output):
 
 
 class MemoryOutput(Output):
-    """Output that is kept in memory, its end only. Read by the one thread below, once `flow()` was called."""
+    """Output that is kept in memory, its end only. Once `flow()` was called it is read by the one thread below, and by
+    whoever asks for it, so that what was written before is in it."""
 
     readable = True
 
@@ -141,19 +142,25 @@ class MemoryOutput(Output):
 
     def pump(self) -> None:
         with self._lock:
-            while self._reader is not None:
-                try:
-                    chunk = os.read(self._reader, _CHUNK)
-                except BlockingIOError:
-                    return
-                if not chunk:
-                    self._hang_up()
-                    return
-                self._kept += chunk
-                excess = len(self._kept) - self._most
-                if excess > 0:
-                    del self._kept[:excess]
-                    self._dropped += excess
+            while (taken := self._take()) > 0:
+                pass
+            if taken == 0:
+                self._hang_up()
+
+    def _take(self) -> int:
+        """What is in the pipe now, with the lock held: how many bytes; 0 at the end, -1 where there is nothing yet."""
+        if self._reader is None:
+            return -1
+        try:
+            chunk = os.read(self._reader, _CHUNK)
+        except BlockingIOError:
+            return -1
+        self._kept += chunk
+        excess = len(self._kept) - self._most
+        if excess > 0:
+            del self._kept[:excess]
+            self._dropped += excess
+        return len(chunk)
 
     def flow(self) -> None:
         with self._lock:
@@ -163,20 +170,24 @@ class MemoryOutput(Output):
 
     def since(self, position: int) -> tuple[bytes, int]:
         with self._lock:
+            self._take()
             data = bytes(self._kept[max(0, position - self._dropped) :])
             return data, self._dropped + len(self._kept)
 
     def end(self) -> int:
         with self._lock:
+            self._take()
             return self._dropped + len(self._kept)
 
     def last(self, most: int, since: int = 0) -> bytes:
         with self._lock:
+            self._take()
             return bytes(self._kept[max(0, since - self._dropped, len(self._kept) - most) :])
 
     def text(self) -> str:
         """All that is kept."""
         with self._lock:
+            self._take()
             return self._kept.decode("utf-8", "replace")
 
     def close(self) -> None:
