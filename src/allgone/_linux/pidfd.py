@@ -199,4 +199,5 @@ class Child:
             close(fd)  # a default, for at the end of the interpreter `os` may be gone
 
     def __del__(self) -> None:
-        self._close()  # nobody else has it; and in a fork, the lock may be held by a thread that is not there
+        if getattr(self, "_fd", None) is not None:  # a Ctrl-C may have come before it had one
+            self._close()  # nobody else has it; and in a fork, the lock may be held by a thread that is not there
