@@ -43,7 +43,8 @@ ASKED_FOR = {
     "a service": ("systemd-run --quiet --collect --unit=asked sleep 4711", ["systemd-run (pid", "asked.service"]),
     "D-Bus": (
         "busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager StartTransientUnit "
-        "'ssa(sv)a(sa(sv))' asked.service fail 1 ExecStart 'a(sasb)' 1 /bin/sleep 2 sleep 4711 false 0 >/dev/null",
+        "'ssa(sv)a(sa(sv))' asked.service fail 2 CollectMode s inactive-or-failed "
+        "ExecStart 'a(sasb)' 1 /bin/sleep 2 sleep 4711 false 0 >/dev/null",
         ["busctl (pid", "asked.service"],
     ),
     "at": ("echo exec sleep 4711 | at now", ["at (pid"]),
