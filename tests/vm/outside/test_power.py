@@ -42,11 +42,12 @@ def nothing_is_left(guest: Guest) -> None:
 
 def reboot(guest: Guest) -> float:
     """How long it took to shut down."""
-    downs, ups = guest.said("Restarting system"), guest.said("BOX IS UP")
+    downs, ups, before = guest.said("Restarting system"), guest.said("BOX IS UP"), guest.boot()
     began = time.monotonic()
     guest.run("systemctl reboot --no-block", check=False)
     took = guest.says("Restarting system", downs) - began
     guest.says("BOX IS UP", ups)
+    guest.is_up_again(before)  # sshd may take longer
     return took
 
 
