@@ -36,9 +36,8 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Remote]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with allgone.process_fixture(
-        [driver, f"--port={port}"], ready=allgone.listening(port), output=tmp_path / "driver.log", sweep=True
-    ):
+    ready = allgone.listening(port, host="127.0.0.1")  # it listens at ::1 first
+    with allgone.process_fixture([driver, f"--port={port}"], ready=ready, output=tmp_path / "driver.log", sweep=True):
         connection = ChromiumRemoteConnection(f"http://127.0.0.1:{port}", vendor_prefix="goog", browser_name="chrome")
         found = webdriver.Remote(connection, options=options)
         yield found
