@@ -19,7 +19,11 @@ FATES = {"end": 4, "term": 2, "int": 2, "kill": 5, "guard": 2, "guard, later kil
 _FATES_WITH_SYSTEMD = {"unit": 2}
 _LAST_OPERATIONS = 25
 # What systemd-run says, where systemd was re-executed just then.
-_REEXECUTED = ("Failed to wait for response: ", "Failed to start transient scope unit: ")
+_REEXECUTED = (
+    "Failed to wait for response: ",
+    "Failed to start transient scope unit: ",
+    "Warning! D-Bus connection terminated.",
+)
 
 
 def chosen_fate(chance: random.Random, *, systemd: bool) -> str:
