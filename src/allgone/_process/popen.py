@@ -214,18 +214,23 @@ class Popen(Stoppable, Freezable, Networked, subprocess.Popen[Any]):
             self._adopt()  # interrupted after the fork; had exec failed, the child would be reaped by now
         if self._child is not None:
             self.close_streams()
-        members = self._containment.members()
-        if self._child is None:  # interrupted in the fork: perhaps there is one, and nobody knows its pid
-            members |= {pid for pid in processes.children_of_self() if self._containment.holds(pid)}
-        driver.stop(self._containment, self._leaders(), StopPolicy(timeout_stop=0.0))
+        lost = self._lost()
+        driver.stop(self._containment, (*self._leaders(), *lost), StopPolicy(timeout_stop=0.0))
         self._containment.close()
         driver.forget(self._containment)
         if self._sampler is not None:
             self._sampler.stop()
         if self._child is not None:
             self._notice_end(block=True)
-        for pid in members:  # a leader whose pid nobody lived to report is a child of ours as well
-            Child(pid).reap(block=True)
+        for each in lost:
+            each.reap(block=True)
+
+    def _lost(self) -> list[Child]:
+        """Leaders whose pid nobody has lived to report: children of ours (others count as ended), inside by now."""
+        pids = self._containment.members()
+        if self._child is None:  # interrupted in the fork: it may be a zombie, which is no member
+            pids |= {pid for pid in processes.children_of_self() if self._containment.holds(pid)}
+        return [Child(pid) for pid in pids if self._child is None or pid != self._child.pid]
 
     def _adopt(self) -> None:
         self._child = Child(self.pid)
