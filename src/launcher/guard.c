@@ -270,6 +270,7 @@ __attribute__((used, noreturn)) void program(long *stack) {
 	int told[4];
 	for (int i = 0; i < 4; i++) told[i] = descriptor(argv[i + 1]);
 	int status = told[0], pipe = told[1], supervisor = told[2], list = told[3];
+	look_where_we_are(&born); /* before anybody can know whom to move */
 	long pid = sys5(NR_clone, SIGCHLD_, 0, 0, 0, 0);
 	if (pid != 0) {
 		report(status, pid < 0 ? STAGE_WAIT : STAGE_BORN, (int)(pid < 0 ? -pid : pid));
@@ -279,7 +280,6 @@ __attribute__((used, noreturn)) void program(long *stack) {
 	sys4(NR_rt_sigprocmask, SIG_SETMASK_, (long)&all_but_term, 0, sizeof all_but_term);
 	sys3(NR_setsid, 0, 0, 0);
 	let_go_of_the_rest(told + 1, 3);
-	look_where_we_are(&born);
 	keep_watch(pipe, supervisor, list, argv[5], argv + 6, envp);
 	__builtin_unreachable();
 }

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -40,8 +41,8 @@ FOR_GOOD = 4 * PATIENCE  # seconds: longer than anybody here waits for its end
 class Asked:
     """A supervisor whose guard is to be moved."""
 
-    def __init__(self, stack: ExitStack, kind: str, role: str, *within: float) -> None:
-        words = [sys.executable, "-c", SUPERVISOR, role, *map(str, within)]
+    def __init__(self, stack: ExitStack, kind: str, role: str, *within: float, under: Sequence[str] = ()) -> None:
+        words = [*under, sys.executable, "-c", SUPERVISOR, role, *map(str, within)]
         self._process = stack.enter_context(
             subprocess.Popen(
                 words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -108,6 +109,17 @@ def test_once_moved_it_ends_and_the_scope_becomes_empty(kind: str, role: str, en
         asked.outlives(end)
         assert select.select([watch], [], [], PATIENCE)[0]
         assert not cgroupfs.populated(str(scope))
+
+
+@pytest.mark.parametrize("role", ["guard", "anchor"])
+def test_moved_before_it_has_done_anything_it_ends_at_once(kind: str, role: str, scope: Path) -> None:
+    slow = ["strace", "-qq", "-f", "-o", os.devnull, "-e", "trace=chdir", "-e", "inject=chdir:delay_enter=500ms"]
+    if shutil.which("strace") is None:
+        missing("strace is not installed")
+    with ExitStack() as stack:
+        asked = Asked(stack, kind, role, FOR_GOOD, under=slow)
+        (scope / "cgroup.procs").write_text(str(asked.pid))
+        asked.outlives("told")
 
 
 @pytest.mark.parametrize("role", ["guard", "anchor"])

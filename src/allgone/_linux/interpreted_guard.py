@@ -17,6 +17,7 @@ BORN, WAIT = 5, 3
 
 def main(words):
     status, pipe, supervisor, register = (None if word == "-" else int(word) for word in words[:4])
+    born_in = where_we_are()  # before anybody can know whom to move
     try:
         pid = os.fork()
     except OSError as e:
@@ -34,7 +35,7 @@ def main(words):
             close(fd)
     os.closerange(64, 65536)
     os.chdir("/")
-    watch(pipe, supervisor, register, words[4], words[5:])
+    watch(pipe, supervisor, register, born_in, words[4], words[5:])
 
 
 def close(fd):
@@ -48,12 +49,12 @@ def report(status, stage, value):
     os.write(status, stage.to_bytes(4, sys.byteorder) + value.to_bytes(4, sys.byteorder))
 
 
-def watch(pipe, supervisor, register, own, program):
+def watch(pipe, supervisor, register, born_in, own, program):
     poller = select.poll()
     for fd in (pipe, supervisor):
         poller.register(fd, select.POLLIN)
     guarded = None
-    born_in, time_to_move = where_we_are(), 0  # half seconds
+    time_to_move = 0  # half seconds
     while True:
         ready = {fd for fd, _ in poller.poll()}
         if pipe in ready:
