@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import programs
 
 from docs import pages
 
@@ -42,7 +43,7 @@ def commands(word: str) -> list[str]:
 def run(command: str, checkout: Path, **environment: str) -> str:
     """What it prints; fails unless it succeeds."""
     done = subprocess.run(
-        ["bash", "-c", command], cwd=checkout, env={**os.environ, **environment}, timeout=150, text=True,
+        ["bash", "-c", command], cwd=checkout, env={**os.environ, **environment}, timeout=programs.TEST_WITHIN, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

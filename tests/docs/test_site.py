@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from support import programs
 from support.tiers import missing
 
 from docs import pages
@@ -30,7 +31,9 @@ def build(checkout: Path, site: Path) -> subprocess.CompletedProcess[str]:
     assert words[-1] == '"$@"'
     places = {"build/doctrees": str(site.parent / "doctrees"), "build/site": str(site)}
     command = [sys.executable, *(places.get(word, word) for word in words[2:-1])]
-    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, cwd=checkout, capture_output=True, text=True, timeout=programs.TEST_WITHIN, check=False
+    )
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 from peers.outcomes import Outcome
+from support import programs
 from support.tiers import missing
 
 HERE = Path(__file__).parent
@@ -20,7 +21,7 @@ def fetched(name: str, folder: Path, version: str | None = None) -> Path:
     """The unpacked sdist of the version that is installed here, or of `version`."""
     wanted = f"{name}=={version or importlib.metadata.version(name)}"
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", name, "-d", folder, wanted]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=programs.TEST_WITHIN)
     if done.returncode:
         missing(f"pip can't fetch the sdist of {wanted}: {done.stderr[-500:]}")
     (archive,) = folder.glob("*.tar.gz")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from peers.outcomes import Outcome
 from peers.sdists import fetched, run_suite
+from support import programs
 
 # Tests that are ours to pass.
 OURS = ["tests/test_manager.py", "tests/test_command.py", "tests/integration/test_start.py"]
@@ -50,7 +51,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(root: Path, _cgroup_base_or_reason: object) -> dict[str, Outcome]:
-    return run_suite(root, OURS, ["peers.honcho_ours"], timeout=150)
+    return run_suite(root, OURS, ["peers.honcho_ours"], timeout=programs.TEST_WITHIN)
 
 
 def differs(name: str) -> bool:

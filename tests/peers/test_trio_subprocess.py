@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from support import programs
 
 HERE = Path(__file__).parent
 SUITE = "trio._tests.test_subprocess"
@@ -37,7 +38,7 @@ def outcomes(what: str, backend: str, folder: Path) -> dict[str, str]:
     arguments = ["-p", "trio_subprocess", "-p", "no:cacheprovider", "--run-slow", "-c", os.devnull, "--rootdir", folder]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments, f"--junit-xml={results}", "--pyargs", SUITE],
-        cwd=folder, env=env, capture_output=True, text=True, timeout=150,
+        cwd=folder, env=env, capture_output=True, text=True, timeout=programs.TEST_WITHIN,
     )  # fmt: skip
     assert results.exists(), done.stdout + done.stderr
     cases = ElementTree.parse(results).getroot().iter("testcase")

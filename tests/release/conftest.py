@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import support.programs
 from support.tiers import missing
 
 from release.common import MACHINES, ROOT
@@ -41,7 +42,7 @@ def dist(commit: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         [ROOT / "scripts/release", "--commit", commit, "--out", out],
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=support.programs.TEST_WITHIN,
         check=False,
     )
     assert done.returncode == 0, done.stderr

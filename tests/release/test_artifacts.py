@@ -19,6 +19,7 @@ import pytest
 from packaging import tags
 from packaging.requirements import Requirement
 from packaging.utils import parse_wheel_filename
+from support import programs
 from support.tiers import missing
 
 from release.common import MACHINES, ROOT
@@ -39,7 +40,7 @@ def clone(dist: Path, commit: str, tmp_path_factory: pytest.TempPathFactory) -> 
 def make(checkout: Path, *words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """What scripts/release runs when its tools are there."""
     command = [TOOLS, "-I", checkout / "scripts/release.d/make.py", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=170, check=False, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=programs.TEST_WITHIN, check=False, **options)
 
 
 def test_it_is_the_same_bytes_in_another_place_with_another_umask_time_zone_and_locale(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from peers.interpreters import other_pythons
-from support import cgroups
+from support import cgroups, programs
 from support.systemd_env import Environment
 from support.tiers import missing
 
@@ -67,7 +67,7 @@ def quietly(*words: str, **options: object) -> str:
     """What it prints; fails unless it succeeds."""
     done = subprocess.run(
         words, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, timeout=170, check=False, **options,
+        text=True, timeout=programs.TEST_WITHIN, check=False, **options,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     return done.stdout

@@ -24,6 +24,7 @@ from docs import pages
 
 UNIT = "ci-runner@github.service"
 STATE = "var/lib/ci/github"
+HIDDEN = ("/root/", "/home/")  # by ProtectHome=yes
 JOB = """
 setsid sleep 100 >/dev/null 2>&1 &
 env -i setsid sleep 100 >/dev/null 2>&1 &
@@ -52,7 +53,7 @@ class Machine:
         for name, text in self.recipe.items():
             if f"{UNIT}.d" not in name:
                 self.place(name, text)
-        if sys.base_prefix.startswith(("/root/", "/home/")):  # where the unit lets nobody look, and our Python is
+        if f"{CHECKOUT}/".startswith(HIDDEN) or sys.base_prefix.startswith(HIDDEN):
             self.place(f"/etc/systemd/system/{UNIT}.d/python.conf", "[Service]\nProtectHome=no\n")
         self.place("/job.sh", JOB)
         self.place("/etc/ci/github/jitconfig", "#!/bin/sh\necho once\n")
