@@ -7,10 +7,10 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
+from peers.sdists import unpack
 from support.programs import PATIENCE
 from support.tiers import missing
 
@@ -40,8 +40,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     done = subprocess.run(pip, capture_output=True, text=True, timeout=PATIENCE * 4, check=False)
     if done.returncode != 0:
         missing(f"waitress could not be fetched: {done.stderr}")
-    with tarfile.open(next(folder.glob("waitress-*.tar.gz"))) as archive:
-        archive.extractall(folder, filter="data")
+    unpack(next(folder.glob("waitress-*.tar.gz")), folder)
     return next(path for path in folder.iterdir() if path.is_dir())
 
 

@@ -18,17 +18,17 @@ from typing import Any
 from docs import pages
 from support.programs import PATIENCE, PROGRAMS, Held, Lines
 
+PYTHON = f"{sys.executable} -S -B"  # on Debian none is called python
 # What it starts tells who it is, and goes on when the job has ended. Each ends by itself after two minutes.
 JOB = f"""
 start() {{
   exec 3< <(exec "$@")
   while read -r line <&3 && [ "$line" != ready ]; do echo "$line"; done
 }}
-python() {{ exec {sys.executable} -S -B "$@"; }}
-start python {PROGRAMS}/double_fork_daemon.py
-start python {PROGRAMS}/ignores_sigterm.py
+start {PYTHON} {PROGRAMS}/double_fork_daemon.py
+start {PYTHON} {PROGRAMS}/ignores_sigterm.py
 env -i setsid sleep 100 & echo "bare $!"
-start python {PROGRAMS}/listens.py --daemon tcp 127.0.0.1 "$PORT"
+start {PYTHON} {PROGRAMS}/listens.py --daemon tcp 127.0.0.1 "$PORT"
 echo "started all"
 read -r _ <"$GO"
 """
