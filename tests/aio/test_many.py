@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import anyio
 import pytest
 from aio.conftest import Loop
+from support import programs
 from support.backends import BackendUnderTest
 
 from allgone import aio
@@ -49,7 +50,7 @@ def test_hundreds_are_started_waited_for_and_stopped_at_once(loop: Loop, request
         assert len(os.listdir("/proc/self/fd")) == fds
         return started
 
-    started = loop.run(main)
+    started = loop.run(main, within=programs.TEST_WITHIN)
     assert len(started) == many
     assert {process.returncode for process in started} == {-15}
 
