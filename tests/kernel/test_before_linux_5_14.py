@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import time
 
 import pytest
 from support.cgroupv2 import Start, folder_of, freeze, read
@@ -38,10 +37,8 @@ def _no_cgroup_kill(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("policy", [AT_ONCE, StopPolicy(timeout_stop=0.05)], ids=["at once", "asked first"])
 def test_an_unruly_program_is_stopped(cgroups: CgroupBackend, program: str, policy: StopPolicy) -> None:
     with Started(allgone.Popen, command(program), backend=cgroups) as started:
-        began = time.monotonic()
         started.stop(policy)
         assert started.all_gone()
-        assert time.monotonic() - began < 12
 
 
 NESTED = """
