@@ -81,6 +81,15 @@ def test_each_place_is_what_its_name_says(environment: Environment, place: Place
     assert bus == (place in (USER_SESSION, USER_SERVICE, USER_DELEGATED))
 
 
+def test_whoever_is_in_a_login_session_finds_the_buses_in_there(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/run/user/0/bus")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/0")
+    said = environment.sh("sh", "-c", "env | grep -E '^(DBUS_SESSION_BUS_ADDRESS|XDG_RUNTIME_DIR)=' || echo none")
+    assert said == "none\n"
+
+
 @pytest.mark.parametrize("place", PLACES, ids=str)
 def test_allgone_of_the_checkout_runs_in_each_place(environment: Environment, place: Place) -> None:
     ran = environment.run_python("import allgone; print(allgone.__file__)", place=place)
