@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from peers.interpreters import other_pythons
+from peers.sdists import unpack
 from support import cgroups, programs
 from support.systemd_env import Environment
 from support.tiers import missing
@@ -85,7 +86,7 @@ def test_a_wheel_works_in_a_clean_venv(venv: Path, cgroup_base: str, version: st
 def test_the_tests_of_the_sdist_pass_with_the_wheel(venv: Path, dist: Path, slow: None, tmp_path: Path) -> None:
     """Those that are most likely to tell; there is no `src` beside them."""
     (sdist,) = dist.glob("*.tar.gz")
-    subprocess.run(["tar", "-xf", sdist, "-C", tmp_path, "--no-same-owner"], check=True)
+    unpack(sdist, tmp_path)
     (source,) = tmp_path.iterdir()
     shutil.rmtree(source / "src/allgone")
     python = str(venv / "bin/python")

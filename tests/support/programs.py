@@ -19,9 +19,7 @@ from support import init
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
 PATIENCE = 30.0  # seconds for something that takes milliseconds, on a machine that is busy with other things
-TEST_WITHIN = (
-    170.0  # seconds for what is all of a test; pytest's own limit, from which this is made, ends the whole run
-)
+TEST_WITHIN = 170.0  # seconds for what is all of a test: made from pytest's own limit, at which the whole run ends
 
 # For sh, after "sleep 1000 &": until that fork of the shell is called sleep, and not sh any more.
 UNTIL_SLEEP = 'until read -r comm </proc/$!/comm && [ "$comm" = sleep ]; do :; done'
