@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from support import programs
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 SCRIPT = str(CHECKOUT / "scripts/systemd-env")
 STATES = Path("/run/systemd-env")
@@ -137,9 +139,10 @@ class Environment:
         return self.start(self.python, "-c", textwrap.dedent(code), *argv, **how)
 
     def run_pytest(self, *argv: str, **how: Any) -> subprocess.CompletedProcess[str]:
-        """Run tests of the checkout there."""
+        """Run tests of the checkout there, each of which has as long as ours have."""
         options = ("--cwd", str(CHECKOUT), *how.pop("options", ()))
-        return self.run(self.python, "-m", "pytest", "-q", *argv, options=options, **how)
+        limit = f"timeout={programs.TEST_WITHIN + 10:g}"
+        return self.run(self.python, "-m", "pytest", "-q", "-o", limit, *argv, options=options, **how)
 
     def start_beside(self, code: str, *argv: str) -> subprocess.Popen[str]:
         """Start Python code beside PID 1: with no unit of its own, and no help from systemd."""

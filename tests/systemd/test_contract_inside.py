@@ -6,6 +6,7 @@ And the real servers of tests/daemons, as root and as an ordinary user.
 from __future__ import annotations
 
 import pytest
+from support import programs
 from support.systemd_env import ROOT_SERVICE, USER_LINGERING, USER_SERVICE, USER_SESSION, Environment, Place
 from support.tiers import missing
 
@@ -27,13 +28,14 @@ CONTRACT = (
 )  # fmt: skip
 LESS = {"ALLGONE_TEST_ROUNDS": "2"}  # of 20
 IN_SCOPES = ("tests/daemons", "-k", "real_server and cgroup")
+WITHIN = 7 * programs.TEST_WITHIN  # seconds for hundreds of tests, each of which has its own limit inside
 BOTH = pytest.mark.parametrize("place", [ROOT_SERVICE, USER_SESSION], ids=str)
 
 
 def hold(environment: Environment, place: Place, *tests: str, rounds: dict[str, str] | None = None) -> None:
     ran = environment.run_pytest(
         "-x", "-rs", *tests, place=place, variables={"ALLGONE_TEST_SCOPE": "1", **(rounds or {})},
-        seconds=1150, check=False,
+        seconds=WITHIN - 50, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-5000:]
     left_out = [each for each in ran.stdout.splitlines() if each.startswith("SKIPPED")]
@@ -42,32 +44,32 @@ def hold(environment: Environment, place: Place, *tests: str, rounds: dict[str, 
         missing(f"inside, in {place}: " + "; ".join(unknown))
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(WITHIN)
 @BOTH
 def test_contract_holds_with_scopes(environment: Environment, place: Place) -> None:
     hold(environment, place, *CONTRACT)
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(WITHIN)
 @pytest.mark.parametrize("place", [USER_SERVICE, USER_LINGERING], ids=str)
 def test_contract_holds_in_other_places(environment: Environment, place: Place, slow: None) -> None:
     hold(environment, place, *CONTRACT)
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(WITHIN)
 @BOTH
 def test_daemons_are_gone_with_scopes(environment: Environment, place: Place) -> None:
     hold(environment, place, *IN_SCOPES, rounds=LESS)
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(WITHIN)
 @BOTH
 def test_daemons_are_gone_after_each_of_twenty_rounds(environment: Environment, place: Place, slow: None) -> None:
     """With the other backends as well, which know nothing of scopes, and work in a login session all the same."""
     hold(environment, place, "tests/daemons", "--run-slow")
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(WITHIN)
 @BOTH
 def test_event_loops_with_scopes(environment: Environment, place: Place, slow: None) -> None:
     """Starts are made in threads: the first, and in a login session all."""
