@@ -91,10 +91,10 @@ def _environment(top: Path, folder: Path) -> Iterator[list[str]]:
 
 def _remove_stale(tool: str) -> None:
     for path in Path("/run").glob("guests-*.lock"):
-        with open(path) as lock:
-            try:
+        try:
+            with open(path) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue  # that one runs
-            subprocess.run([tool, "down", path.stem], check=False)
-            path.unlink(missing_ok=True)
+                subprocess.run([tool, "down", path.stem], check=False)
+                path.unlink(missing_ok=True)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # that one runs, or has just ended
