@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import procfs
+from support import procfs, users
 from support.programs import UNTIL_SLEEP
 
 from cli.command import PYTHON, SECONDS, Allgone
@@ -121,6 +121,7 @@ def become_root() -> Iterator[Path]:
 
 def test_a_process_that_cannot_be_stopped_is_named_and_is_an_own_failure(become_root: Path) -> None:
     """One that became root: an ordinary user's SIGKILL does not reach it."""
+    users.may_run(65534, PYTHON, "-c", "import allgone.cli")
     hasty = (
         "import sys, allgone._core.stop as s; s.KILL_TIMEOUT = 0.2\n"
         "from allgone.cli import main; sys.exit(main(sys.argv[1:]))"

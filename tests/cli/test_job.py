@@ -77,7 +77,7 @@ def started(owner: Owner, line: str = "setsid sleep 100 >/dev/null 2>&1 & echo s
 
 def home_of(owner: Owner) -> Path:
     """The directory of its job."""
-    return Path(cgroups.where()).parent.joinpath(owner.cgroup().lstrip("/")).parent
+    return Path(cgroups.directory(owner.cgroup())).parent
 
 
 def test_what_the_owner_starts_is_born_in_the_job_and_ends_with_it(owner: Owner, cgroup_base: str) -> None:

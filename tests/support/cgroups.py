@@ -17,13 +17,18 @@ def where() -> str:
         paths = [line[3:].rstrip("\n") for line in f if line.startswith("0::")]
     if not paths or ".." in paths[0]:
         raise LookupError("this process has no cgroup v2 of its own that it can see")
+    return directory(paths[0])
+
+
+def directory(path: str) -> str:
+    """That of a cgroup v2 whose path /proc/PID/cgroup has. Raises LookupError where no mount shows it."""
     with open("/proc/self/mountinfo", encoding="utf-8") as f:
         points = [line.split() for line in f if " - cgroup2 " in line]
     for fields in points:
-        root, point = fields[3], fields[4]
-        if (paths[0] + "/").startswith(root.rstrip("/") + "/"):
-            return os.path.normpath(f"{point}/{paths[0][len(root.rstrip('/')) :]}")
-    raise LookupError("no cgroup2 mount shows this process's cgroup")
+        root, point = fields[3].rstrip("/"), fields[4]
+        if (path + "/").startswith(root + "/"):
+            return os.path.normpath(f"{point}/{path[len(root) :]}")
+    raise LookupError(f"no cgroup2 mount shows {path}")
 
 
 def make_base(pid: int) -> str:
