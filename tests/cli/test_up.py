@@ -102,9 +102,9 @@ def wait_until_gone(pids: Sequence[int]) -> None:
 
 
 def test_lines_of_all_are_shown_with_the_names_of_the_processes(up: Up) -> None:
-    up.has(
-        web="echo $HONCHO_PROCESS_NAME $PORT $ANIMAL; echo error >&2; printf 'the rest'; sleep 0.2", other="exec cat"
-    )
+    both = "case $HONCHO_PROCESS_NAME in web.1) read x <there ;; *) echo >there ;; esac"  # have said it before one ends
+    os.mkfifo(up.folder / "there")
+    up.has(web=f"echo $HONCHO_PROCESS_NAME $PORT $ANIMAL; echo error >&2; printf 'the rest'; {both}", other="exec cat")
     (up.folder / ".env").write_text("ANIMAL=giraffe\n")
     done = up.run("-c", "web=2", "web")
     assert said(done.stdout, "web.1") == ["web.1 5000 giraffe", "error", "the rest"]
