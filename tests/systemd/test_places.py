@@ -65,18 +65,27 @@ def test_container_without_systemd_uses_its_own_cgroup(environment: Environment)
     assert child.startswith("/sys/fs/cgroup/allgone-")
 
 
+READ_ONLY = """
+import allgone
+try:
+    allgone.Popen(["true"], backend="cgroup")
+except allgone.BackendUnavailable as e:
+    assert "mounted read-only" in str(e), e
+else:
+    raise AssertionError("no error")
+assert allgone.Popen(["true"]).backend == "process-group"
+"""
+
+
 def test_container_with_a_read_only_cgroup_file_system_has_process_groups(environment: Environment) -> None:
-    code = """
-        import allgone
-        try:
-            allgone.Popen(["true"], backend="cgroup")
-        except allgone.BackendUnavailable as e:
-            assert "mounted read-only" in str(e), e
-        else:
-            raise AssertionError("no error")
-        assert allgone.Popen(["true"]).backend == "process-group"
-    """
-    environment.run(*container(writable=False), environment.python, "-c", textwrap.dedent(code))
+    environment.run(*container(writable=False), environment.python, "-c", READ_ONLY)
+
+
+def test_where_systemd_gives_scopes_a_read_only_cgroup_file_system_has_process_groups_too(
+    environment: Environment,
+) -> None:
+    """As in a service with ProtectControlGroups=yes (systemd.exec(5))."""
+    environment.run(environment.python, "-c", READ_ONLY, options=("-p", "ProtectControlGroups=yes"))
 
 
 def test_a_systemd_outside_of_the_container_is_not_asked(environment: Environment) -> None:

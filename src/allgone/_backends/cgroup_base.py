@@ -152,6 +152,7 @@ def _delegated(folder: str) -> bool:
 
 
 def _scope(folder: str, mount: Mount, path: str) -> Base:
+    _mounted_writable(mount, ASKING)
     _need_pystemd(ASKING, "; with Delegate=yes in the unit that this runs in there is no need to")
     manager = _manager(path)
     if os.geteuid() != 0 and os.access(folder + "/cgroup.procs", os.W_OK) and _says_delegated(manager):
@@ -195,14 +196,7 @@ def scope_refused(e: SystemdError) -> BackendUnavailable:
 
 
 def _writable(base: Base, tried: str) -> Base:
-    if not base.mount.writable:
-        raise _unavailable(
-            Reason(
-                tried,
-                f"{base.mount.point} is mounted read-only",
-                "run the container privileged, or mount it rw",
-            )
-        )
+    _mounted_writable(base.mount, tried)
     if not os.access(base.folder, os.W_OK):
         raise _unavailable(
             Reason(
@@ -212,6 +206,13 @@ def _writable(base: Base, tried: str) -> Base:
             )
         )
     return base
+
+
+def _mounted_writable(mount: Mount, tried: str) -> None:
+    if not mount.writable:
+        raise _unavailable(
+            Reason(tried, f"{mount.point} is mounted read-only", "run the container privileged, or mount it rw")
+        )
 
 
 def home(base: Base, keeper: Keeper | None, *, try_it: bool) -> Home:
