@@ -297,7 +297,7 @@ def test_no_thread_waits(loop: Loop) -> None:
                 tasks.start_soon(two.wait)
                 tasks.start_soon(one.wait)
                 await anyio.wait_all_tasks_blocked()
-                assert threading.active_count() == before
+                assert threading.active_count() <= before  # idle ones, of the starts, may have ended
             await one.stdin.aclose()
 
     loop.run(main)
