@@ -119,7 +119,7 @@ def test_lines_of_all_are_shown_with_the_names_of_the_processes(up: Up) -> None:
 
 def test_when_one_ends_all_are_stopped_and_its_status_is_ours(up: Up) -> None:
     up.has(
-        web=f"trap 'echo bye; exit 7' TERM; sleep 1000 & {UNTIL_SLEEP}; echo >there; wait; sleep 10",
+        web=f"trap 'echo bye; exit 7' TERM; sleep 1000 & {UNTIL_SLEEP}; echo >there; while :; do wait; done",
         worker="until read x <there; do :; done; exit 42",
     )
     os.mkfifo(up.folder / "there")
