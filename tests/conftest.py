@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from support import cgroups, init, leaks, programs
+from support import cgroups, init, leaks
 from support.backends import BACKENDS, BackendUnderTest
 from support.rigs import RIGS, Rig
 from support.tiers import missing
@@ -19,7 +19,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    programs.TEST_WITHIN = float(config.getini("timeout")) - 10
     if init.pid is None and not hasattr(config, "workerinput"):
         init.run_below(lambda child: _remove_base(child))
 

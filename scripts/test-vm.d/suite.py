@@ -20,7 +20,8 @@ _WHOLE = {"root": ["tests/vm/inside", "tests/contract", "tests/cli", "tests/kern
           "user": ["tests/vm/inside", "tests/contract", "tests/cli"]}  # fmt: skip
 _SMOKE = ["tests/vm/inside", "-m", "smoke"]
 # A guest that is emulated boots in half a minute, and is as slow in all else.
-_PYTEST = ["-m", "pytest", "-q", "-ra", "-o", "timeout=900", "-o", "faulthandler_timeout=0"]
+_PYTEST = ["-m", "pytest", "-q", "-ra", "-o", "faulthandler_timeout=0"]
+_SECONDS = "900"  # that a test may take
 _PASSED_ON = ("ALLGONE_SOAK_MINUTES",)  # variables, into the guest
 _OUT = "/var/tmp/test-vm"  # in the guest, where results are put
 
@@ -75,7 +76,7 @@ def _inside(guest: Guest, who: str, tests: list[str]) -> int:
     # A login session's processes can't make cgroups where they are: the tests have theirs in a scope, as its users do.
     scope = "" if who == "root" else "ALLGONE_TEST_SCOPE=1 "
     told = "".join(f"{name}={shlex.quote(os.environ[name])} " for name in _PASSED_ON if name in os.environ)
-    command = f"cd /allgone && ALLGONE_REAL_MACHINE=1 {told}{scope}{shlex.join(words)}"
+    command = f"cd /allgone && ALLGONE_REAL_MACHINE=1 PYTEST_TIMEOUT={_SECONDS} {told}{scope}{shlex.join(words)}"
     return guest.run(command, user="root" if who == "root" else "vagrant", timeout=4 * 3600).returncode
 
 
@@ -88,7 +89,7 @@ def _outside(guest: Guest, top: Path, results: Path) -> int:
     }
     return subprocess.run(
         [_python(top), *_PYTEST, f"--junitxml={results}/outside.xml", "tests/vm/outside"],
-        cwd=top, env={**os.environ, "ALLGONE_VM": json.dumps(told)},
+        cwd=top, env={**os.environ, "ALLGONE_VM": json.dumps(told), "PYTEST_TIMEOUT": _SECONDS},
     ).returncode  # fmt: skip
 
 

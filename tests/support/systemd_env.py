@@ -97,7 +97,7 @@ class Environment:
         *,
         options: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
-        seconds: float = 120,
+        seconds: float = 4 * programs.PATIENCE,
     ) -> list[str]:
         """The command that runs `argv` there; after `seconds` systemd ends it, and the exit status is 124."""
         given = [f"{name}={value}" for name, value in {**self.variables, **(variables or {})}.items()]
@@ -141,8 +141,8 @@ class Environment:
     def run_pytest(self, *argv: str, **how: Any) -> subprocess.CompletedProcess[str]:
         """Run tests of the checkout there, each of which has as long as ours have."""
         options = ("--cwd", str(CHECKOUT), *how.pop("options", ()))
-        limit = f"timeout={programs.TEST_WITHIN + 10:g}"
-        return self.run(self.python, "-m", "pytest", "-q", "-o", limit, *argv, options=options, **how)
+        variables = {"PYTEST_TIMEOUT": f"{programs.TEST_LIMIT:g}", **(how.pop("variables", None) or {})}
+        return self.run(self.python, "-m", "pytest", "-q", *argv, options=options, variables=variables, **how)
 
     def start_beside(self, code: str, *argv: str) -> subprocess.Popen[str]:
         """Start Python code beside PID 1: with no unit of its own, and no help from systemd."""

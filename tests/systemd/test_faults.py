@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.programs import PATIENCE
 from support.systemd_env import CHECKOUT, PLACES, ROOT_SERVICE, USER_SERVICE, USER_SESSION, Environment, Place
 
 PROXY = CHECKOUT / "tests/programs/lossy_proxy.py"
@@ -210,10 +211,10 @@ def test_many_children_start_and_stop_while_systemd_re_executes_itself(
         print(rounds)
     """
     if place.user != "root":
-        shaken.run_python(code, place=place, seconds=120)
+        shaken.run_python(code, place=place)
         return
     with shaken.start_beside(code) as process:  # systemd-run would not live through it
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=4 * PATIENCE)
     assert process.returncode == 0, err
 
 
