@@ -71,6 +71,7 @@ try:
     allgone.Popen(["true"], backend="cgroup")
 except allgone.BackendUnavailable as e:
     assert "mounted read-only" in str(e), e
+    print(e)
 else:
     raise AssertionError("no error")
 assert allgone.Popen(["true"]).backend == "process-group"
@@ -85,7 +86,8 @@ def test_where_systemd_gives_scopes_a_read_only_cgroup_file_system_has_process_g
     environment: Environment,
 ) -> None:
     """As in a service with ProtectControlGroups=yes (systemd.exec(5))."""
-    environment.run(environment.python, "-c", READ_ONLY, options=("-p", "ProtectControlGroups=yes"))
+    ran = environment.run(environment.python, "-c", READ_ONLY, options=("-p", "ProtectControlGroups=yes"))
+    assert "leave ProtectControlGroups=yes out" in ran.stdout
 
 
 def test_a_systemd_outside_of_the_container_is_not_asked(environment: Environment) -> None:

@@ -152,7 +152,7 @@ def _delegated(folder: str) -> bool:
 
 
 def _scope(folder: str, mount: Mount, path: str) -> Base:
-    _mounted_writable(mount, ASKING)
+    _mounted_writable(mount, ASKING, "leave ProtectControlGroups=yes out of the unit that this runs in, or mount it rw")
     _need_pystemd(ASKING, "; with Delegate=yes in the unit that this runs in there is no need to")
     manager = _manager(path)
     if os.geteuid() != 0 and os.access(folder + "/cgroup.procs", os.W_OK) and _says_delegated(manager):
@@ -208,11 +208,9 @@ def _writable(base: Base, tried: str) -> Base:
     return base
 
 
-def _mounted_writable(mount: Mount, tried: str) -> None:
+def _mounted_writable(mount: Mount, tried: str, remedy: str = "run the container privileged, or mount it rw") -> None:
     if not mount.writable:
-        raise _unavailable(
-            Reason(tried, f"{mount.point} is mounted read-only", "run the container privileged, or mount it rw")
-        )
+        raise _unavailable(Reason(tried, f"{mount.point} is mounted read-only", remedy))
 
 
 def home(base: Base, keeper: Keeper | None, *, try_it: bool) -> Home:
