@@ -92,9 +92,13 @@ def _environment(top: Path, folder: Path) -> Iterator[list[str]]:
 def _remove_stale(tool: str) -> None:
     for path in Path("/run").glob("guests-*.lock"):
         try:
-            with open(path) as lock:
+            lock = path.open()
+        except FileNotFoundError:
+            continue  # has just ended
+        with lock:
+            try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                subprocess.run([tool, "down", path.stem], check=False)
-                path.unlink(missing_ok=True)
-        except (BlockingIOError, FileNotFoundError):
-            continue  # that one runs, or has just ended
+            except BlockingIOError:
+                continue  # that one runs
+            subprocess.run([tool, "down", path.stem], check=False)
+            path.unlink(missing_ok=True)
