@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from support import procfs
+from support.programs import PATIENCE
 
 PYTHON = sys.executable
 ALLGONE = (PYTHON, "-m", "allgone")
 # Whoever runs the tests may ignore SIGINT, as a script's background jobs do, and children inherit that.
 WITH_DEFAULT_SIGNALS = ("env", "--default-signal")
 PROGRAMS = os.path.join(os.path.dirname(__file__), "programs")
-SECONDS = 20.0
-"""For what takes a fraction of one; a busy machine may take longer."""
+SECONDS = PATIENCE
 
 
 def tells_signals(*words: str) -> tuple[str, ...]:

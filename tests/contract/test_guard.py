@@ -631,8 +631,8 @@ WAITS_FOR_INPUT = [
 ]
 
 
-def waits_for_input(options: dict, args: list[str], reader: int) -> None:
-    policy = allgone.StopPolicy(timeout_stop=30, guard_timeout=30)
+def waits_for_input(options: dict, args: list[str], reader: int, granted: float) -> None:
+    policy = allgone.StopPolicy(timeout_stop=granted, guard_timeout=granted)
     show(allgone.Popen(args, stdin=reader, policy=policy, **options))  # noqa: F821
     told()
 
@@ -647,7 +647,8 @@ def test_a_supervisor_that_starts_meanwhile_does_not_cut_short_what_it_grants(
     """The janitor of one must not take what the guard of the other works on for abandoned."""
     reader, writer = os.pipe()
     try:
-        with Directed(waits_for_input, plain, WAITS_FOR_INPUT, reader, kind=kind, passing=(reader,)) as supervisor:
+        arguments = (WAITS_FOR_INPUT, reader, 4 * PATIENCE)  # longer than what comes next has
+        with Directed(waits_for_input, plain, *arguments, kind=kind, passing=(reader,)) as supervisor:
             supervisor.lines.wait_for("ready")
             supervisor.members()
             supervisor.dies()
