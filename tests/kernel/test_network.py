@@ -187,6 +187,7 @@ def test_veth_leads_both_ways(backend: BackendUnderTest) -> None:
         assert said_by(socket.create_connection((address, PORT), PATIENCE)) == "inside"
         assert said_by(proc.connect(PORT)) == "inside"
         with socket.create_server((peer, 0)) as outside, proc.netns.entered():
+            outside.settimeout(PATIENCE)
             port = str(outside.getsockname()[1])
             asks = subprocess.Popen([*PYTHON, REACHES, peer, port], stdout=subprocess.PIPE, text=True)
             connection, (origin, _) = outside.accept()
