@@ -27,8 +27,13 @@ def controller(cgroup_base: str) -> Iterator[str]:
     if name is None:
         missing("no controller can be enabled here: cgroup v1 has them all")
     enabled = {each: read(each, "cgroup.subtree_control").split() for each in (above, cgroup_base)}
-    for each in enabled:
-        write(each, "cgroup.subtree_control", f"+{name}")
+    try:
+        for each in enabled:
+            write(each, "cgroup.subtree_control", f"+{name}")
+    except OSError as e:
+        if e.errno != errno.EBUSY:
+            raise
+        missing(f"no controller can be enabled here: {above} has processes, as that of a login session")
     yield name
     for each in reversed(enabled):
         if name not in enabled[each]:
