@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from support import cgroups, init, leaks
@@ -86,6 +87,18 @@ def _leaks_nothing(_cgroup_base_or_reason: tuple[str | None, str]) -> Iterator[N
     found = leaks.leaked(before, base)
     if found:
         pytest.fail("left behind:\n  " + "\n  ".join(found), pytrace=False)
+
+
+@pytest.fixture
+def free_port() -> Iterator[Callable[[], int]]:
+    """TCP ports for servers, which no other test run is given either until the test has ended."""
+    with ExitStack() as reserved:
+        yield lambda: reserved.enter_context(allgone.reserved_port())
+
+
+@pytest.fixture
+def port(free_port: Callable[[], int]) -> int:
+    return free_port()
 
 
 @pytest.fixture

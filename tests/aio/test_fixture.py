@@ -25,13 +25,6 @@ LISTENS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def entered(loop: Loop, args: list[str], **keywords: object) -> aio.FixtureProcess:
     async def main() -> aio.FixtureProcess:
         async with aio.process_fixture(args, **keywords) as process:

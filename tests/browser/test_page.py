@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +25,7 @@ _PATIENCE = 60  # seconds
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Remote]:
+def browser(tmp_path: Path, port: int) -> Iterator[webdriver.Remote]:
     chromium = shutil.which("chromium") or missing("chromium is not installed")
     driver = shutil.which("chromedriver") or missing("chromedriver (chromium-driver) is not installed")
     options = webdriver.ChromeOptions()
@@ -34,8 +33,6 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Remote]:
     for each in (*_QUIET, f"--user-data-dir={tmp_path / 'profile'}"):
         options.add_argument(each)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     ready = allgone.listening(port, host="127.0.0.1")  # it listens at ::1 first
     with allgone.process_fixture([driver, f"--port={port}"], ready=ready, output=tmp_path / "driver.log", sweep=True):
         connection = ChromiumRemoteConnection(f"http://127.0.0.1:{port}", vendor_prefix="goog", browser_name="chrome")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,6 @@ from support.programs import Held, command
 
 import allgone
 from allgone._process import listening as whose
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET6, kind) as found:
-        found.bind(("::", 0))
-        return int(found.getsockname()[1])
 
 
 @contextmanager
@@ -57,8 +51,9 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("proto", "address", "host"), PLACES)
-def test_ready_when_what_it_started_listens(backend: BackendUnderTest, proto: str, address: str, host: str) -> None:
-    port = free_port(socket.SOCK_DGRAM if proto == "udp" else socket.SOCK_STREAM)
+def test_ready_when_what_it_started_listens(
+    backend: BackendUnderTest, proto: str, address: str, host: str, port: int
+) -> None:
     ready = allgone.listening(port, host, proto)
     with server(backend, proto, address, port, ready=ready) as process:
         assert process.listening(port, host, proto) == (allgone.ListeningSocket(proto, address, port),)
@@ -87,10 +82,9 @@ def test_ready_when_it_listens_at_a_path(backend: BackendUnderTest, tmp_path: Pa
 
 @pytest.mark.parametrize("place", [("tcp", "127.0.0.1"), ("tcp", "::"), ("udp", "0.0.0.0")])
 def test_a_stale_server_is_named_before_anything_is_started(
-    backend: BackendUnderTest, tmp_path: Path, place: tuple[str, str]
+    backend: BackendUnderTest, tmp_path: Path, place: tuple[str, str], port: int, free_port: Callable[[], int]
 ) -> None:
-    port, other = free_port(), free_port()
-    with stale(*place, port) as holder, stale(*place, other):
+    with stale(*place, port) as holder, stale(*place, free_port()):
         with (
             pytest.raises(allgone.PortTaken) as raised,
             allgone.process_fixture(
@@ -135,9 +129,8 @@ NOT_IN_THE_WAY = [
 
 @pytest.mark.parametrize(("place", "host"), NOT_IN_THE_WAY)
 def test_others_at_other_addresses_are_not_in_the_way(
-    backend: BackendUnderTest, place: tuple[str, ...], host: str
+    backend: BackendUnderTest, place: tuple[str, ...], host: str, port: int
 ) -> None:
-    port = free_port()
     with (
         stale(*place, port),
         server(backend, "tcp", host, port, ready=allgone.listening(port, host)) as process,
@@ -146,9 +139,8 @@ def test_others_at_other_addresses_are_not_in_the_way(
 
 
 def test_who_takes_the_port_just_after_the_look_is_not_mistaken_either(
-    backend: BackendUnderTest, monkeypatch: pytest.MonkeyPatch
+    backend: BackendUnderTest, monkeypatch: pytest.MonkeyPatch, port: int
 ) -> None:
-    port = free_port()
     with socket.socket() as thief:
 
         def looked(*_: object) -> None:  # in the place of the look, for the race can't be had at will
@@ -173,8 +165,7 @@ def test_a_socket_that_the_process_was_given_is_its_own(backend: BackendUnderTes
             assert [port.released for port in process.report.ports] == [False]  # we have it still
 
 
-def test_a_daemon_listens_for_the_process_that_it_came_from(backend: BackendUnderTest) -> None:
-    port = free_port()
+def test_a_daemon_listens_for_the_process_that_it_came_from(backend: BackendUnderTest, port: int) -> None:
     with ExitStack() as after:
         if not backend.ends_daemons:
             after.enter_context(pytest.warns(allgone.EscapedProcessWarning))
@@ -186,8 +177,8 @@ def test_a_daemon_listens_for_the_process_that_it_came_from(backend: BackendUnde
             assert process.listening(port)
 
 
-def test_members_of_a_group_are_told_apart(backend: BackendUnderTest) -> None:
-    ports = sorted({free_port() for _ in range(2)})
+def test_members_of_a_group_are_told_apart(backend: BackendUnderTest, port: int, free_port: Callable[[], int]) -> None:
+    ports = sorted((port, free_port()))
     with backend.group() as group:
         processes = [
             group.Popen(command("listens", "tcp", "127.0.0.1", str(port)), stdout=subprocess.PIPE) for port in ports
@@ -200,10 +191,9 @@ def test_members_of_a_group_are_told_apart(backend: BackendUnderTest) -> None:
         assert [each.port for each in group.listening(proto="tcp")] == ports
 
 
-def test_among_500_others(backend: BackendUnderTest) -> None:
+def test_among_500_others(backend: BackendUnderTest, port: int) -> None:
     others = [socket.create_server(("127.0.0.1", 0)) for _ in range(500)]
     try:
-        port = free_port()
         with server(backend, "tcp", "127.0.0.1", port, ready=allgone.listening(port)) as process:
             assert [each.port for each in process.listening()] == [port]
             with pytest.raises(allgone.PortTaken):
@@ -213,9 +203,8 @@ def test_among_500_others(backend: BackendUnderTest) -> None:
             each.close()
 
 
-def test_a_running_event_loop_is_no_hindrance(backend: BackendUnderTest) -> None:
+def test_a_running_event_loop_is_no_hindrance(backend: BackendUnderTest, port: int) -> None:
     async def use() -> None:
-        port = free_port()
         with server(backend, "tcp", "127.0.0.1", port, ready=allgone.listening(port)) as process:
             assert process.listening(port)
 
@@ -229,15 +218,13 @@ def test_nothing_is_said_of_ports_where_nobody_asked(backend: BackendUnderTest) 
     assert report.ports is None
 
 
-def test_the_report_tells_of_ports_in_words(backend: BackendUnderTest) -> None:
-    port = free_port()
+def test_the_report_tells_of_ports_in_words(backend: BackendUnderTest, port: int) -> None:
     with server(backend, "tcp", "127.0.0.1", port, ready=allgone.listening(port)) as process:
         pass
     assert f"  listened on: tcp 127.0.0.1 port {port}\n" in str(process.report)
 
 
-def test_a_look_opens_nothing_that_stays_open(backend: BackendUnderTest) -> None:
-    port = free_port()
+def test_a_look_opens_nothing_that_stays_open(backend: BackendUnderTest, port: int) -> None:
     with server(backend, "tcp", "127.0.0.1", port, ready=allgone.listening(port)) as process:
         before = os.listdir("/proc/self/fd")
         for _ in range(20):

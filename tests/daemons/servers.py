@@ -14,6 +14,8 @@ from typing import Any
 
 import allgone
 
+FreePort = Callable[[], int]
+
 
 @dataclass(frozen=True)
 class Server:
@@ -26,20 +28,13 @@ class Server:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
-
-
 def program(*names: str) -> str | None:
     """The first of these programs that is installed, also where only root looks."""
     places = os.environ["PATH"] + ":/usr/sbin:/sbin:" + ":".join(map(str, Path("/usr/lib/postgresql").glob("*/bin")))
     return next((found for name in names if (found := shutil.which(name, path=places))), None)
 
 
-def nginx(folder: Path) -> Server:
+def nginx(folder: Path, free_port: FreePort) -> Server:
     """A master that daemonises (the leader ends at once) and overwrites its environment, and two workers."""
     port = free_port()
     (folder / "nginx.conf").write_text(
@@ -56,7 +51,7 @@ def nginx(folder: Path) -> Server:
     return Server(args, allgone.http(f"http://127.0.0.1:{port}/"), ports=(port,))
 
 
-def redis(folder: Path) -> Server:
+def redis(folder: Path, free_port: FreePort) -> Server:
     """A daemon by double fork and setsid()."""
     port = free_port()
     args = [program("redis-server") or "redis-server", "--daemonize", "yes", "--port", str(port)]
@@ -64,7 +59,7 @@ def redis(folder: Path) -> Server:
     return Server(args, allgone.tcp(port), ports=(port,))
 
 
-def postgresql(folder: Path) -> Server:
+def postgresql(folder: Path, free_port: FreePort) -> Server:
     """A foreground postmaster whose every backend calls setsid(); it refuses to be root."""
     port, data = free_port(), folder / "data"
     options: dict[str, Any] = {}
@@ -84,7 +79,7 @@ def postgresql(folder: Path) -> Server:
     )  # fmt: skip
 
 
-def tmux(folder: Path) -> Server:
+def tmux(folder: Path, _: FreePort) -> Server:
     """A client that ends at once and leaves a server in a session of its own, with a command on a pty.
 
     Several words, so that tmux executes them itself: the user's shell may be nologin.
@@ -99,7 +94,7 @@ def tmux(folder: Path) -> Server:
     return Server(args, has_session)
 
 
-def gunicorn(folder: Path) -> Server:
+def gunicorn(folder: Path, free_port: FreePort) -> Server:
     """A master with four workers."""
     port = free_port()
     (folder / "app.py").write_text("def app(environ, start):\n    start('200 OK', [])\n    return [b'up']\n")
@@ -107,14 +102,14 @@ def gunicorn(folder: Path) -> Server:
     return Server(args, allgone.http(f"http://127.0.0.1:{port}/"), ports=(port,))
 
 
-def pipeline(folder: Path) -> Server:
+def pipeline(folder: Path, _: FreePort) -> Server:
     """Three processes of a shell, the first of which would go on for ever."""
     out = folder / "out"
     script = f"while :; do echo line; sleep 0.01; done | cat | cat >{out}"
     return Server(["sh", "-c", script], lambda: out.exists() and out.stat().st_size > 0)
 
 
-def two_servers(folder: Path) -> Server:
+def two_servers(folder: Path, free_port: FreePort) -> Server:
     """A background server that is nobody's child in the end, and one that takes the shell's place."""
     one, two = free_port(), free_port()
     serve = f"{sys.executable} -m http.server --bind 127.0.0.1 --directory {folder}"
@@ -128,7 +123,7 @@ def two_servers(folder: Path) -> Server:
     return Server(["sh", "-c", script], both_listen, ports=(one, two))
 
 
-SERVERS: dict[str, tuple[Callable[[Path], Server], str | None]] = {
+SERVERS: dict[str, tuple[Callable[[Path, FreePort], Server], str | None]] = {
     "nginx": (nginx, program("nginx")),
     "redis": (redis, program("redis-server")),
     "postgresql": (postgresql, program("initdb")),

@@ -24,7 +24,7 @@ import allgone
 from allgone import ready as readiness
 from allgone._process.output import Output
 
-from .servers import SERVERS, Server
+from .servers import SERVERS, FreePort, Server
 
 ROUNDS = int(os.environ.get("ALLGONE_TEST_ROUNDS", "20"))
 POLICY = allgone.StopPolicy(timeout_stop=5)
@@ -41,16 +41,16 @@ def folder() -> Iterator[Path]:
         yield Path(path)
 
 
-def made(name: str, folder: Path) -> Server:
+def made(name: str, folder: Path, free_port: FreePort) -> Server:
     make, installed = SERVERS[name]
     if installed is None:
         missing(f"{name} is not installed")
-    return make(folder)
+    return make(folder, free_port)
 
 
 @pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest, folder: Path) -> Server:
-    return made(request.param, folder)
+def server(request: pytest.FixtureRequest, folder: Path, free_port: FreePort) -> Server:
+    return made(request.param, folder, free_port)
 
 
 def orphans() -> set[int]:
@@ -104,8 +104,8 @@ def test_nothing_is_left_of_a_real_server(
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_plain_process_group_names_whatever_survives_it(name: str, folder: Path) -> None:
-    server = made(name, folder)
+def test_plain_process_group_names_whatever_survives_it(name: str, folder: Path, free_port: FreePort) -> None:
+    server = made(name, folder, free_port)
     backend = BackendUnderTest("process-group", sweep=False)
     for _ in range(ROUNDS):
         with warnings.catch_warnings(record=True) as warned:
@@ -123,18 +123,18 @@ def test_plain_process_group_names_whatever_survives_it(name: str, folder: Path)
         assert_free(server)
 
 
-def test_daemons_do_survive_a_plain_process_group(folder: Path) -> None:
+def test_daemons_do_survive_a_plain_process_group(folder: Path, free_port: FreePort) -> None:
     """Or else the test above would show nothing."""
-    server = made("redis", folder)
+    server = made("redis", folder, free_port)
     backend = BackendUnderTest("process-group", sweep=False)
     with pytest.warns(allgone.EscapedProcessWarning, match="redis-server"), started(server, backend):
         pass
     assert end_orphans()
 
 
-def test_the_tag_is_kept_where_the_environment_is_overwritten(folder: Path) -> None:
+def test_the_tag_is_kept_where_the_environment_is_overwritten(folder: Path, free_port: FreePort) -> None:
     """Why descent is marked by a limit: what nginx shows as its environment holds nothing of what it was given."""
-    server = made("nginx", folder)
+    server = made("nginx", folder, free_port)
     backend = BackendUnderTest("process-group", sweep=True)
     env = {**os.environ, "MARKED_BY_ENVIRONMENT": "yes"}
     with allgone.process_fixture(server.args, ready=server.ready, policy=POLICY, env=env, **backend.options) as process:

@@ -20,7 +20,7 @@ from support.tiers import missing
 
 import allgone
 
-from .servers import SERVERS, Server
+from .servers import SERVERS, FreePort, Server
 from .test_daemons import assert_free
 
 MOST_MEMORY = 192 << 20
@@ -97,7 +97,7 @@ def remove(memory: Path) -> None:
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("name", ["nginx", "redis", "postgresql"])
 def test_nothing_is_left_of_a_server_whose_supervisor_dies(
-    name: str, end: str, backend: BackendUnderTest, folder: Path, request: pytest.FixtureRequest
+    name: str, end: str, backend: BackendUnderTest, folder: Path, free_port: FreePort, request: pytest.FixtureRequest
 ) -> None:
     """With plain process-group nothing but what has left its session, and gc lists that."""
     make, installed = SERVERS[name]
@@ -106,7 +106,7 @@ def test_nothing_is_left_of_a_server_whose_supervisor_dies(
     how, signum = ENDS[end]
     if end != "SIGKILL" and name != "redis" and not request.config.getoption("--run-slow"):
         pytest.skip("takes long: --run-slow")
-    server = make(folder)
+    server = make(folder, free_port)
     base = request.getfixturevalue("cgroup_base") if backend.name == "cgroup" else None
     with ExitStack() as stack:
         memory = stack.enter_context(little_memory()) if end == "out-of-memory" else None

@@ -6,8 +6,9 @@ import doctest
 import os
 import re
 import shutil
-import socket
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,12 @@ DEMO = pages.ROOT / "scripts" / "demo"
 class Page:
     """A page being read from its top: a temporary directory, one namespace, one free port for its 8000."""
 
-    def __init__(self, path: Path, folder: Path) -> None:
+    def __init__(self, path: Path, folder: Path, port: int) -> None:
         self._folder = folder
         self._blocks = [each for each in BLOCKS[path] if each.mark("not run") is None]
         self._namespace: dict[str, Any] = {"__name__": "__main__"}
         self._done: set[Block] = set()
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self._port = str(s.getsockname()[1])
+        self._port = str(port)
 
     def run_up_to(self, block: Block) -> None:
         """The block, and those before it that were not run yet and can be (where a test is run by itself)."""
@@ -123,9 +122,11 @@ def lacking(block: Block) -> str:
 
 
 @pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
+def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Page]]:
     """The pages, each as far as it was read."""
-    return {path: Page(path, tmp_path_factory.mktemp(path.stem)) for path in BLOCKS}
+    with ExitStack() as reserved:
+        ports = {path: reserved.enter_context(allgone.reserved_port()) for path in BLOCKS}
+        yield {path: Page(path, tmp_path_factory.mktemp(path.stem), ports[path]) for path in BLOCKS}
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from support.programs import PATIENCE
 
 
 @pytest.fixture
-def site(tmp_path: Path, cgroup_base: str) -> Site:
-    made = Site(tmp_path, "buildkite.md")
+def site(tmp_path: Path, cgroup_base: str, port: int) -> Site:
+    made = Site(tmp_path, "buildkite.md", port)
     made.place("/job.sh", JOB)
     # The bootstrap, which passes SIGTERM on to the command's process group, and has a hook to run then.
     made.place(

@@ -18,8 +18,8 @@ RUNNER = Path(__file__).with_name("github.py")
 
 
 @pytest.fixture
-def site(tmp_path: Path, cgroup_base: str) -> Site:
-    made = Site(tmp_path, "github-actions.md")
+def site(tmp_path: Path, cgroup_base: str, port: int) -> Site:
+    made = Site(tmp_path, "github-actions.md", port)
     made.place("/job.sh", JOB)
     made.place("/var/lib/ci/github/run.sh", f'#!/bin/sh\necho "run.sh $*"\nexec {sys.executable} {RUNNER}\n')
     made.place("/run/ci/github/jitconfig", "once")

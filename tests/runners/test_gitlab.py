@@ -21,8 +21,8 @@ SYSTEM_FAILURE, BUILD_FAILURE = 2, 1
 
 
 @pytest.fixture
-def site(tmp_path: Path, cgroup_base: str) -> Site:
-    made = Site(tmp_path, "gitlab.md")
+def site(tmp_path: Path, cgroup_base: str, port: int) -> Site:
+    made = Site(tmp_path, "gitlab.md", port)
     made.environment |= {
         "CUSTOM_ENV_CI_JOB_ID": "7",
         "BUILD_EXIT_CODE_FILE": str(tmp_path / "exit-code"),

@@ -17,8 +17,8 @@ COOKIE = "JENKINS_SERVER_COOKIE=durable-2f9c6d"
 
 
 @pytest.fixture
-def site(tmp_path: Path, cgroup_base: str) -> Site:
-    made = Site(tmp_path, "jenkins.md")
+def site(tmp_path: Path, cgroup_base: str, port: int) -> Site:
+    made = Site(tmp_path, "jenkins.md", port)
     made.environment |= {"JENKINS_NODE_COOKIE": "node", "JENKINS_SERVER_COOKIE": "please-do-not-kill-me"}
     return made
 

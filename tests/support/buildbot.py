@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -203,8 +202,8 @@ class Build:
 class SiteInside(Site):
     """In one of scripts/systemd-env."""
 
-    def __init__(self, inside: Environment) -> None:
-        super().__init__(free_port(), free_port())
+    def __init__(self, inside: Environment, worker_port: int, www_port: int) -> None:
+        super().__init__(worker_port, www_port)
         self.inside = inside
 
     def sh(self, script: str) -> str:
@@ -252,9 +251,3 @@ class SiteInside(Site):
             until(lambda: not self.leftovers(), PATIENCE)
         except AssertionError:
             raise AssertionError(f"left behind: {self.leftovers()}") from None
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])

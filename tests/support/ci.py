@@ -44,11 +44,11 @@ def recipe(page: str) -> dict[str, str]:
 class Site:
     """A machine's files below `root`, with the recipe of a page, and `allgone` in PATH."""
 
-    def __init__(self, root: Path, page: str) -> None:
+    def __init__(self, root: Path, page: str, port: int) -> None:
         self.root = root
         self.go = root / "go"
         os.mkfifo(self.go)
-        self.port = _free_port()
+        self.port = port
         self.place("/usr/bin/allgone", f'#!/bin/sh\nexec {sys.executable} -m allgone "$@"\n')
         for path, text in recipe(page).items():
             self.place(path, text)
@@ -83,12 +83,6 @@ class Site:
 
     def start(self, *command: str, **options: Any) -> Run:
         return Run(self, command, **options)
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 class Run:

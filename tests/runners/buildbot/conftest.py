@@ -12,6 +12,8 @@ from support.buildbot import WORKER, SiteInside
 from support.systemd_env import CHECKOUT, Environment
 from support.tiers import missing
 
+import allgone
+
 
 @pytest.fixture(scope="session")
 def site(request: pytest.FixtureRequest) -> Iterator[SiteInside]:
@@ -31,9 +33,10 @@ def site(request: pytest.FixtureRequest) -> Iterator[SiteInside]:
     except RuntimeError as e:
         missing(f"no systemd could be booted: {e}")
     try:
-        made = SiteInside(inside)
-        made.set_up()
-        yield made
+        with allgone.reserved_port() as worker_port, allgone.reserved_port() as www_port:
+            made = SiteInside(inside, worker_port, www_port)
+            made.set_up()
+            yield made
     finally:
         inside.down()
 

@@ -6,7 +6,7 @@ import re
 import sys
 
 import pytest
-from support.buildbot import BIN, CANCELLED, FAILURE, FILES, PAGE, SUCCESS, SiteInside, free_port
+from support.buildbot import BIN, CANCELLED, FAILURE, FILES, PAGE, SUCCESS, SiteInside
 
 from docs import pages
 
@@ -32,10 +32,9 @@ def test_the_exit_status_is_the_commands_own(site: SiteInside) -> None:
     assert "eallgone" not in build.log()
 
 
-def test_a_port_that_was_held_is_free_for_the_next_build(site: SiteInside) -> None:
-    port = str(free_port())
+def test_a_port_that_was_held_is_free_for_the_next_build(site: SiteInside, port: int) -> None:
     for _ in range(3):
-        build = site.force([*JOB, "0", "listens", "--daemon", "tcp", "127.0.0.1", port])
+        build = site.force([*JOB, "0", "listens", "--daemon", "tcp", "127.0.0.1", str(port)])
         assert build.result() == SUCCESS, build.logs()
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from itertools import cycle, islice
 
 import pytest
-from support.buildbot import CANCELLED, FAILURE, FILES, MASTER, SUCCESS, WORKER, Build, SiteInside, free_port
+from support.buildbot import CANCELLED, FAILURE, FILES, MASTER, SUCCESS, WORKER, Build, SiteInside
 
 JOBS, AT_A_TIME = 20, 4  # of each ending
 PROGRAMS = (
@@ -35,10 +36,10 @@ NAMED = ("ended", "failed", "time-limit-of-allgone")  # whatever the program: al
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_none_of_two_hundred_leaves_anything(site: SiteInside, ending: str) -> None:
+def test_none_of_two_hundred_leaves_anything(site: SiteInside, ending: str, free_port: Callable[[], int]) -> None:
     programs, done, slowest = cycle(PROGRAMS), 0, 0.0
     while done < JOBS:
-        builds = [begun(site, ending, program) for program in islice(programs, AT_A_TIME)]
+        builds = [begun(site, ending, program, free_port) for program in islice(programs, AT_A_TIME)]
         ended(site, ending, builds)
         at = time.monotonic()
         if ending != "stopped-by-sigkill":
@@ -49,7 +50,7 @@ def test_none_of_two_hundred_leaves_anything(site: SiteInside, ending: str) -> N
     print(f"{ending}: {done} builds left nothing; the last trace was gone {slowest:.2f} s after the end at the latest")
 
 
-def begun(site: SiteInside, ending: str, program: tuple[str, ...]) -> Build:
+def begun(site: SiteInside, ending: str, program: tuple[str, ...], free_port: Callable[[], int]) -> Build:
     given, _, _ = ENDINGS[ending]
     words = [str(free_port()) if word == "PORT" else word for word in program]
     then = {"ended": "0", "failed": "3"}.get(ending, "stay")
