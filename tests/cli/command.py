@@ -20,7 +20,6 @@ ALLGONE = (PYTHON, "-m", "allgone")
 # Whoever runs the tests may ignore SIGINT, as a script's background jobs do, and children inherit that.
 WITH_DEFAULT_SIGNALS = ("env", "--default-signal")
 PROGRAMS = os.path.join(os.path.dirname(__file__), "programs")
-SECONDS = PATIENCE
 
 
 def tells_signals(*words: str) -> tuple[str, ...]:
@@ -40,7 +39,9 @@ class Allgone:
     def run(self, *command: str, options: Sequence[str] = (), **keywords: Any) -> subprocess.CompletedProcess[str]:
         """From start to end; output captured as text."""
         keywords = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **keywords}
-        return subprocess.run(self.args(*command, options=options), text=True, timeout=SECONDS, check=False, **keywords)
+        return subprocess.run(
+            self.args(*command, options=options), text=True, timeout=PATIENCE, check=False, **keywords
+        )
 
     @contextmanager
     def started(self, *command: str, options: Sequence[str] = (), **keywords: Any) -> Iterator[subprocess.Popen[str]]:
@@ -95,7 +96,7 @@ def _waits_for_a_signal(pid: int) -> bool:
 def wait_until_watching(pid: int) -> None:
     """Until `allgone run`, whose command runs already, takes signals one by one: what comes in the moment before that
     is passed on in any case, and so the command can get it twice."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + PATIENCE
     while not _waits_for_a_signal(pid):
         assert time.monotonic() < deadline, f"pid {pid} does not wait for signals"
         time.sleep(0.002)
@@ -103,7 +104,7 @@ def wait_until_watching(pid: int) -> None:
 
 def wait_for_state(pid: int, state: str) -> None:
     # /proc/PID/stat has no event that anybody but the parent could wait for.
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + PATIENCE
     while procfs.state(pid) != state:
         assert time.monotonic() < deadline, f"{procfs.describe(pid)} is not {state!r}"
         time.sleep(0.005)

@@ -16,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from cli.command import SECONDS, WITH_DEFAULT_SIGNALS, end
+from support.programs import PATIENCE
+
+from cli.command import WITH_DEFAULT_SIGNALS, end
 
 PROMPT = "prompt> "
 SHELL = (*WITH_DEFAULT_SIGNALS, "bash", "--norc", "--noprofile", "-i")
@@ -53,7 +55,7 @@ class Pty:
     def type(self, keys: str) -> None:
         os.write(self.master, keys.encode())
 
-    def expect(self, pattern: str, seconds: float = SECONDS) -> re.Match[str]:
+    def expect(self, pattern: str, seconds: float = PATIENCE) -> re.Match[str]:
         """Wait until `pattern` appears behind what was found last."""
         deadline = time.monotonic() + seconds
         while (found := re.search(pattern, self._screen[self._seen :])) is None:
@@ -90,7 +92,7 @@ class Pty:
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.hang_up()
         try:
-            self.shell.wait(SECONDS)
+            self.shell.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             end(self.shell)
             raise
@@ -124,9 +126,9 @@ class Tmux:
 
     def expect(self, true_of: Callable[[str], object], what: str) -> str:
         """Wait until the screen is as it should be. tmux has no event for that, so look again and again."""
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + PATIENCE
         while not true_of(screen := self.screen()):
-            assert time.monotonic() < deadline, f"{what}: not within {SECONDS} s; the screen:\n{screen}"
+            assert time.monotonic() < deadline, f"{what}: not within {PATIENCE} s; the screen:\n{screen}"
             select.select([], [], [], 0.02)
         return screen
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from support import procfs, users
-from support.programs import UNTIL_SLEEP
+from support.programs import PATIENCE, UNTIL_SLEEP
 
-from cli.command import PYTHON, SECONDS, Allgone
+from cli.command import PYTHON, Allgone
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def commands(tmp_path: Path) -> Path:
 def status_of(*args: str, cwd: Path) -> int:
     return subprocess.run(
         args, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
-        timeout=SECONDS,
+        timeout=PATIENCE,
     ).returncode  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def test_as_pid_1_of_a_container_it_exits_with_128_and_the_signal(allgone: Allgo
         pytest.skip("needs root, to make a pid namespace")
     done = subprocess.run(
         ["unshare", "--pid", "--fork", "--mount-proc", *allgone.args("sh", "-c", "kill -TERM $$")],
-        timeout=SECONDS,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 128 + signal.SIGTERM
@@ -132,7 +132,7 @@ def test_a_process_that_cannot_be_stopped_is_named_and_is_an_own_failure(become_
     allgone = [PYTHON, "-c", hasty, "run", "--backend=process-group", "--timeout-stop=50ms", "--report", str(report)]
     done = subprocess.run(
         [*as_nobody, *allgone, "--", "sh", "-c", script, str(become_root)],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.stdout, done.stderr
     survivor = int(done.stdout)

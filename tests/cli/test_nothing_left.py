@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from support import cgroups, procfs
-from support.programs import UNTIL_SLEEP
+from support.programs import PATIENCE, UNTIL_SLEEP
 
-from cli.command import ALLGONE, SECONDS, Allgone, held, lines
+from cli.command import ALLGONE, Allgone, held, lines
 
 # The leak check of every test is what finds processes and cgroups that are left.
 
@@ -159,5 +159,5 @@ def test_nested_the_outer_time_out_stops_all(allgone: Allgone, inner: str, reque
     # Held after it has noted the time: it may be over when all are up, but is not noticed before.
     with held("allgone.cli.supervision:Supervision", "__init__", allgone, *inside, options=["--timeout=50ms"]) as outer:
         assert lines(outer.stdout, 1) == ["ready"]
-        assert outer.communicate("\n", timeout=SECONDS)[0] == ""
+        assert outer.communicate("\n", timeout=PATIENCE)[0] == ""
         assert outer.returncode == 124

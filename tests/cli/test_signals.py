@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from support import procfs
+from support.programs import PATIENCE
 
 from cli.command import (
     ALLGONE,
-    SECONDS,
     WITH_DEFAULT_SIGNALS,
     Allgone,
     held,
@@ -33,7 +33,7 @@ def test_is_passed_on_to_the_command_once(allgone: Allgone, name: str) -> None:
         if name != "SIGUSR2":
             assert lines(process.stdout, 1) == [name]
             process.send_signal(signal.SIGUSR2)
-        assert process.communicate(timeout=SECONDS) == ("SIGUSR2\n", "")
+        assert process.communicate(timeout=PATIENCE) == ("SIGUSR2\n", "")
         assert process.returncode == 0
 
 
@@ -44,7 +44,7 @@ def test_reaches_the_command_and_not_what_it_started(allgone: Allgone) -> None:
         assert lines(process.stdout, 1) == ["SIGTERM"]
         assert procfs.is_alive(beside)
         process.send_signal(signal.SIGUSR2)
-        assert process.wait(SECONDS) == 0
+        assert process.wait(PATIENCE) == 0
         assert not procfs.is_alive(beside)
 
 
@@ -52,14 +52,14 @@ def test_after_sigterm_the_command_has_time_for_an_end_of_its_own(allgone: Allgo
     with allgone.started(*tells_signals("end=TERM", "linger=0.3")) as process:
         lines(process.stdout, 1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(SECONDS) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_a_command_that_ends_by_sigterm_ends_allgone_by_sigterm(allgone: Allgone) -> None:
     with allgone.started("sh", "-c", "echo ready; exec sleep 1000") as process:
         lines(process.stdout, 1)
         process.send_signal(signal.SIGTERM)
-        assert process.communicate(timeout=SECONDS)[1] == ""
+        assert process.communicate(timeout=PATIENCE)[1] == ""
         assert process.returncode == -signal.SIGTERM
 
 
@@ -72,7 +72,7 @@ def test_a_second_request_stops_the_tree(allgone: Allgone, second: signal.Signal
         assert lines(process.stdout, 1) == ["SIGTERM"]
         time.sleep(0.11)  # a second one within 0.1 s is taken for the same request
         process.send_signal(second)
-        said = process.communicate(timeout=SECONDS)[1]
+        said = process.communicate(timeout=PATIENCE)[1]
         assert said.startswith(f"allgone: stopped the command, for {second.name} came again: ")
         assert f"sleep (pid {beside})" in said
         assert process.returncode == -signal.SIGKILL
@@ -86,14 +86,14 @@ def test_the_third_does_not_wait_for_timeout_stop(allgone: Allgone) -> None:
             assert lines(process.stdout, 1) == ["SIGTERM"]
             time.sleep(0.11)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(SECONDS) == -signal.SIGKILL
+        assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
 def test_timeout_stop_after_sigterm_the_tree_is_stopped(allgone: Allgone) -> None:
     with allgone.started(*tells_signals("beside"), options=["--timeout-stop=150ms"]) as process:
         lines(process.stdout, 2)
         process.send_signal(signal.SIGTERM)
-        said = process.communicate(timeout=SECONDS)[1]
+        said = process.communicate(timeout=PATIENCE)[1]
         assert said.startswith("allgone: stopped the command, for it did not end within 150ms of SIGTERM: python")
         assert process.returncode == -signal.SIGKILL
 
@@ -109,7 +109,7 @@ def test_what_may_mean_anything_does_not_lead_to_a_stop(allgone: Allgone, name: 
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.2)
         process.send_signal(signal.SIGUSR2)
-        assert process.wait(SECONDS) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_timeout_1_sends_it_twice_and_that_is_one_request(allgone: Allgone) -> None:
@@ -121,7 +121,7 @@ def test_timeout_1_sends_it_twice_and_that_is_one_request(allgone: Allgone) -> N
     ) as process:
         lines(process.stdout, 1)
         process.send_signal(signal.SIGTERM)  # to timeout(1): the same as when its time is up
-        assert process.communicate(timeout=SECONDS) == ("SIGTERM\n", "")
+        assert process.communicate(timeout=PATIENCE) == ("SIGTERM\n", "")
 
 
 def test_kill_0_by_a_script_reaches_each_process_of_its_group_once(allgone: Allgone) -> None:
@@ -134,7 +134,7 @@ def test_kill_0_by_a_script_reaches_each_process_of_its_group_once(allgone: Allg
         process.stdin.write("\n")
         process.stdin.flush()
         lines(process.stdout, 1)
-        assert process.communicate("\n", timeout=SECONDS) == ("1\n", "")
+        assert process.communicate("\n", timeout=PATIENCE) == ("1\n", "")
 
 
 def test_a_command_that_signals_its_group_at_once_is_still_the_leader(allgone: Allgone) -> None:
@@ -153,7 +153,7 @@ def test_nohup_stays_in_force_for_the_command_too(allgone: Allgone) -> None:
         for pid in (process.pid, command):
             os.kill(pid, signal.SIGHUP)
         process.send_signal(signal.SIGUSR2)
-        assert process.communicate(timeout=SECONDS)[0] == "SIGUSR2\n"
+        assert process.communicate(timeout=PATIENCE)[0] == "SIGUSR2\n"
         assert process.returncode == 0
 
 
@@ -167,7 +167,7 @@ def test_sigterm_before_the_command_is_started_starts_nothing(allgone: Allgone) 
     """Held in the choice of the backend, which comes first."""
     with held("allgone._backends.choose", "backend", allgone, "echo", "started") as process:
         process.send_signal(signal.SIGTERM)
-        assert process.communicate("\n", timeout=SECONDS)[0] == ""
+        assert process.communicate("\n", timeout=PATIENCE)[0] == ""
         assert process.returncode == -signal.SIGTERM
 
 
@@ -175,7 +175,7 @@ def test_sigterm_while_the_command_is_being_started_reaches_it(allgone: Allgone)
     """Held between fork and the return of Popen, where signals are not yet blocked."""
     with held("allgone._process.popen:Popen", "_adopt", allgone, "sleep", "1000") as process:
         process.send_signal(signal.SIGTERM)
-        process.communicate("\n", timeout=SECONDS)
+        process.communicate("\n", timeout=PATIENCE)
         assert process.returncode == -signal.SIGTERM
 
 
@@ -184,7 +184,7 @@ def test_nested_sigterm_ends_all(allgone: Allgone) -> None:
     with allgone.started(*inner) as process:
         lines(process.stdout, 1)
         process.send_signal(signal.SIGTERM)
-        assert process.communicate(timeout=SECONDS) == ("SIGTERM\n", "")
+        assert process.communicate(timeout=PATIENCE) == ("SIGTERM\n", "")
         assert process.returncode == 0
 
 
@@ -197,7 +197,7 @@ def test_kill_tstp_stops_the_command_and_kill_cont_continues_it(allgone: Allgone
         process.send_signal(signal.SIGTSTP)
         wait_for_state(command, "T")
         process.send_signal(signal.SIGCONT)
-        assert process.communicate("\n", timeout=SECONDS)[0] == "end\n"
+        assert process.communicate("\n", timeout=PATIENCE)[0] == "end\n"
 
 
 def test_a_stopped_command_does_not_keep_the_time_limit_from_working(allgone: Allgone) -> None:
@@ -212,4 +212,4 @@ def test_orphans_that_end_while_the_command_runs_do_not_stay_as_zombies(allgone:
         (tmp_path / "end").write_text("now\n")
         wait_for_state(orphan, "")
         assert process.poll() is None
-        assert process.communicate("\n", timeout=SECONDS) == ("", "")
+        assert process.communicate("\n", timeout=PATIENCE) == ("", "")

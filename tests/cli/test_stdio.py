@@ -7,15 +7,16 @@ import subprocess
 import sys
 
 import pytest
+from support.programs import PATIENCE
 
-from cli.command import ALLGONE, SECONDS, Allgone
+from cli.command import ALLGONE, Allgone
 
 OPEN_FDS = 'for fd in 0 1 2 3 4 5 6 7 8 9; do [ -e /proc/$$/fd/$fd ] && printf "%s " $fd >&9; done; true'
 
 
 def through_shell(script: str, *words: str, **keywords: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["sh", "-c", script, "sh", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS,
+        ["sh", "-c", script, "sh", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE,
         check=False, **keywords,
     )  # fmt: skip
 
@@ -23,7 +24,7 @@ def through_shell(script: str, *words: str, **keywords: object) -> subprocess.Co
 def test_data_goes_through_unchanged(allgone: Allgone) -> None:
     data = os.urandom(1 << 20)
     done = subprocess.run(
-        allgone.args("sh", "-c", "tee /dev/stderr"), input=data, capture_output=True, timeout=SECONDS, check=True
+        allgone.args("sh", "-c", "tee /dev/stderr"), input=data, capture_output=True, timeout=PATIENCE, check=True
     )
     assert done.stdout == done.stderr == data
 
@@ -80,13 +81,13 @@ def test_the_environment_is_what_allgone_was_given(allgone: Allgone, locale: dic
 
 def test_arguments_are_passed_on_as_they_are(allgone: Allgone) -> None:
     words = ["--backend", "-h", "--", "", "a b", "ünï", os.fsdecode(b"\xff\xfe"), "*"]
-    done = subprocess.run(allgone.args("printf", "%s\\0", *words), stdout=subprocess.PIPE, timeout=SECONDS, check=True)
+    done = subprocess.run(allgone.args("printf", "%s\\0", *words), stdout=subprocess.PIPE, timeout=PATIENCE, check=True)
     assert [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]] == words
 
 
 def test_the_options_end_at_the_command_also_without_dashes() -> None:
     done = subprocess.run(
         [*ALLGONE, "run", "sh", "-c", "echo $0 $*", "--timeout", "-x"], stdout=subprocess.PIPE, text=True,
-        timeout=SECONDS, check=True,
+        timeout=PATIENCE, check=True,
     )  # fmt: skip
     assert done.stdout == "--timeout -x\n"

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 from support import procfs
-from support.programs import UNTIL_SLEEP
+from support.programs import PATIENCE, UNTIL_SLEEP
 
-from cli.command import ALLGONE, SECONDS, WITH_DEFAULT_SIGNALS, end
+from cli.command import ALLGONE, WITH_DEFAULT_SIGNALS, end
 from cli.screen import Pty
 
 # The leak check of every test is what finds processes and cgroups that are left.
@@ -44,7 +44,7 @@ class Up:
     def run(self, *options: str, **keywords: Any) -> subprocess.CompletedProcess[str]:
         keywords = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **keywords}
         return subprocess.run(
-            self.args(*options), cwd=self.folder, text=True, timeout=SECONDS, check=False, **keywords
+            self.args(*options), cwd=self.folder, text=True, timeout=PATIENCE, check=False, **keywords
         )  # fmt: skip
 
     @contextmanager
@@ -91,7 +91,7 @@ def pids_ready(process: subprocess.Popen[str], count: int) -> list[int]:
 
 
 def wait_until_gone(pids: Sequence[int]) -> None:
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + PATIENCE
     for pid in pids:
         while procfs.is_alive(pid):
             assert time.monotonic() < deadline, procfs.describe(pid)
@@ -185,7 +185,7 @@ def test_kill_signal_and_kill_mode(up: Up) -> None:
         until(process, "ready")
         (up.folder / "here").write_text("go on\n")
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=SECONDS)
+        output, _ = process.communicate(timeout=PATIENCE)
     assert said(output, "web.1") == ["got it"]
 
 
@@ -200,7 +200,7 @@ def test_a_signal_leaves_nothing_even_of_what_daemonised(up: Up, name: str) -> N
     with up.started() as process:
         pids = pids_ready(process, 3)
         process.send_signal(signum)
-        output, errors = process.communicate(timeout=SECONDS)
+        output, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 128 + signum
         assert not [pid for pid in pids if procfs.is_alive(pid)]
     assert said(output, "system")[0] == f"{name} received"
@@ -215,7 +215,7 @@ def test_a_second_signal_kills_at_once(up: Up) -> None:
         until(process, "sending SIGTERM")
         time.sleep(0.11)  # a second one within 0.1 s is taken for the same request
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=SECONDS)
+        output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 128 + signal.SIGINT
     assert said(output, "system")[0] == "SIGINT received: killing all that is left"
 
@@ -224,7 +224,7 @@ def test_one_who_leans_on_ctrl_c_is_heard(app: Up) -> None:
     app.has(web=IGNORES_SIGTERM)
     with app.started("--timeout-stop", "1h") as process:
         pids = pids_ready(process, 1)
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + PATIENCE
         while procfs.is_alive(pids[0]):
             assert time.monotonic() < deadline
             process.send_signal(signal.SIGINT)
@@ -248,7 +248,7 @@ def test_what_nohup_ignores_is_ignored(app: Up) -> None:
         pids_ready(process, 1)
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=SECONDS)
+        output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 128 + signal.SIGTERM
     assert "SIGHUP" not in output
 
@@ -271,7 +271,7 @@ def test_a_terminal_that_stands_still_does_not_keep_signals_away(app: Up, termin
     pid = int(terminal.expect(r"ready (\d+)\n")[1])
     supervisor = _parent(pid)
     wait_until_all_sleep([supervisor, pid])  # nobody reads the master's side any more, and the terminal is full
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + PATIENCE
     while procfs.is_alive(pid):
         assert time.monotonic() < deadline
         os.kill(supervisor, signal.SIGTERM)  # the first asks, the second kills
@@ -309,7 +309,7 @@ def test_a_slow_reader_loses_nothing_and_holds_nobody_up(up: Up) -> None:
         wait_until_all_sleep(pids)
         process.send_signal(signal.SIGTERM)
         wait_until_gone(pids)
-        output, _ = process.communicate(timeout=SECONDS)
+        output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 128 + signal.SIGTERM
     found = numbers(output)
     assert len(found) > 10000  # more than a pipe holds
@@ -321,7 +321,7 @@ def test_a_slow_reader_loses_nothing_and_holds_nobody_up(up: Up) -> None:
 
 def wait_until_all_sleep(pids: Sequence[int]) -> None:
     """Until all of them seem to sleep for good: a flood has nowhere to go."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + PATIENCE
     quiet = 0
     while quiet < 20:
         quiet = quiet + 1 if all(procfs.state(pid) == "S" for pid in pids) else 0
@@ -335,7 +335,7 @@ def test_a_signal_ends_the_wait_for_a_reader(app: Up) -> None:
     with app.started() as process:
         pids = pids_ready(process, 1)
         wait_until_gone(pids)  # it could write all, for we took it in
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + PATIENCE
         while process.poll() is None and time.monotonic() < deadline:
             process.send_signal(signal.SIGTERM)  # the first may find that end not yet noted
             time.sleep(0.15)
@@ -350,7 +350,7 @@ def test_when_nobody_reads_any_more_all_are_stopped(app: Up) -> None:
         assert process.stdout is not None
         process.stdout.close()
         (app.folder / "there").write_text("go on\n")
-        assert process.wait(SECONDS) == 128 + signal.SIGPIPE
+        assert process.wait(PATIENCE) == 128 + signal.SIGPIPE
         assert process.stderr is not None
         assert process.stderr.read() == ""
         assert not procfs.is_alive(pids[0])
@@ -448,6 +448,6 @@ def test_report_tells_which_signal_it_was(app: Up) -> None:
     with app.started("--report", "report.json") as process:
         pids_ready(process, 1)
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=SECONDS)
+        process.communicate(timeout=PATIENCE)
     told = json.loads((app.folder / "report.json").read_text())
     assert (told["exit_status"], told["returncode"], told["stopped_because"]) == (143, -15, "SIGTERM")

@@ -10,15 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.programs import PATIENCE
 
 import allgone
 from allgone._backends import choose
-from cli.command import ALLGONE, SECONDS
+from cli.command import ALLGONE
 
 
 def run(*words: str, program: tuple[str, ...] = ALLGONE, **keywords: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*program, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False,
+        [*program, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False,
         **keywords,
     )  # fmt: skip
 
