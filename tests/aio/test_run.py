@@ -98,16 +98,19 @@ def test_asyncios_second_cancellation_kills_what_takes_its_time() -> None:
 
     async def main() -> aio.Process:
         process = await aio.open_process(args, stdout=-1, policy=patient)
+        is_up = asyncio.Event()
 
         async def life() -> None:
             async with process:
                 await process.stdout.receive()
+                is_up.set()
                 await process.wait()
 
         task = asyncio.create_task(life())
+        await is_up.wait()
         for _ in range(2):
-            await asyncio.sleep(0.05)
             task.cancel()
+            await asyncio.sleep(0.05)
         with pytest.raises(asyncio.CancelledError):
             await task
         return process
