@@ -6,10 +6,11 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.buildbot import FAILURE, RELEASES, SUCCESS, Site
+from support.buildbot import FAILURE, MASTER, RELEASES, SUCCESS, WORKER, Site
 from support.tiers import missing
 from vm.outside.conftest import Guest
 from vm.outside.test_power import nothing_is_left, reboot
@@ -50,8 +51,8 @@ class SiteInGuest(Site):
 
 
 @pytest.fixture(scope="module")
-def site(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """Buildbot is fetched here, and sent there with the tests."""
+def site(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Buildbot is fetched here, and sent there with the tests. Afterwards it is off: its master may hold up a shutdown."""
     root = tmp_path_factory.mktemp("buildbot")
     version = guest.run(f"{PYTHON} -c 'import sys; print(*sys.version_info[:2], sep=\".\")'").strip()
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--only-binary=:all:"]
@@ -71,7 +72,8 @@ def site(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Site:
     subprocess.run([*guest.root, unpack], input=packed, timeout=600, check=True)
     made = SiteInGuest(guest)
     made.set_up(Path("/opt/buildbot/bin"), Path("/allgone"))
-    return made
+    yield made
+    made.sh(f"systemctl disable --now {WORKER} {MASTER}")
 
 
 def _executable(path: Path, text: str) -> None:
