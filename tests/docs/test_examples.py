@@ -125,8 +125,10 @@ def lacking(block: Block) -> str:
 def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Page]]:
     """The pages, each as far as it was read."""
     with ExitStack() as reserved:
-        ports = {path: reserved.enter_context(allgone.reserved_port()) for path in BLOCKS}
-        yield {path: Page(path, tmp_path_factory.mktemp(path.stem), ports[path]) for path in BLOCKS}
+        yield {
+            path: Page(path, tmp_path_factory.mktemp(path.stem), reserved.enter_context(allgone.reserved_port()))
+            for path in BLOCKS
+        }
 
 
 @pytest.fixture
